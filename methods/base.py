@@ -1,0 +1,53 @@
+"""The base class of every method: what it reads, how it is configured, what it returns.
+
+A method is one `nn.Module` in one file. It touches no file, seed, device choice or metric; the
+runner computes the task's loss from its logits, the same for all, and adds the method's own terms.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Generic
+
+from torch import nn
+
+from bench.contract import Ablation, ConfigT, Output, Preset, TaskSpec
+from bench.data.batch import Batch, Inputs
+from bench.data.vocabulary import Cxr, Task
+
+
+class Method(nn.Module, Generic[ConfigT]):
+    """Base class of a method.
+
+    Class attributes a method sets:
+        title: name in tables
+        inputs: what it reads from a batch
+        ablations: named changes of its configuration
+    """
+
+    title: ClassVar[str]
+    inputs: ClassVar[Inputs]
+    ablations: ClassVar[dict[str, Ablation]] = {}
+
+    def __init__(self, config: ConfigT, spec: TaskSpec) -> None:
+        super().__init__()
+        self.config = config
+        self.spec = spec
+
+    @classmethod
+    def configure(cls, preset: Preset, task: Task) -> ConfigT:
+        """The method's configuration for a preset and a task."""
+        raise NotImplementedError
+
+    @classmethod
+    def training(cls, preset: Preset, task: Task) -> dict[str, float | int]:
+        """Fields of the shared training configuration that the method's paper sets otherwise."""
+        return {}
+
+    @classmethod
+    def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
+        """The reason why the method cannot do this setting, or None if it can."""
+        return None
+
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        """Logits, own loss terms and, on request, attention maps for a batch."""
+        raise NotImplementedError
