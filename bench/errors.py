@@ -6,11 +6,11 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class UserError(Exception):
-    """Bad input or wrong usage: one line that says what, where (file, column, row) and what to do."""
+    """Bad input or wrong usage: one line of what, where (file, column, row) and what to do."""
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
@@ -23,12 +23,13 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 class Parser(argparse.ArgumentParser):
     """An argument parser that refuses with one line, the nearest valid flag and exit status 2."""
 
-    def __init__(self, *args, **kwargs) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         kwargs.setdefault("formatter_class", argparse.ArgumentDefaultsHelpFormatter)
         super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
+        """Print one line and exit with status 2."""
         flags = [flag for action in self._actions for flag in action.option_strings]
         unknown = message.removeprefix("unrecognized arguments: ")
         if unknown != message:

@@ -1,0 +1,1 @@
+"""DiPro, its ablations and the baselines."""

@@ -39,8 +39,8 @@ class Method(nn.Module, Generic[ConfigT]):
         raise NotImplementedError
 
     @classmethod
-    def training(cls, preset: Preset, task: Task) -> dict[str, float | int]:
-        """Fields of the shared training configuration that the method's paper sets otherwise."""
+    def recipe(cls, task: Task) -> dict[str, float | int]:
+        """Training fields of the method's own publication, used with `--recipe reference` only."""
         return {}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""From a cohort to batches: which samples a task has, and how they become padded tensors with masks.
+"""From a cohort to batches: a task's samples, and how they become padded tensors with masks.
 
 Every method reads the same `Batch`. Ragged axes carry a boolean mask; padded entries are zero and
 mean nothing. What a method did not declare, or what the setting withholds, has length zero on its
@@ -261,7 +261,7 @@ def _films_of_samples(cohort: Cohort, task: Task, cxr: Cxr, table: pd.DataFrame)
 
 
 def _pairs_of_films(pairs: pd.DataFrame, film: np.ndarray) -> np.ndarray:
-    """Row in `cohort.pairs` of each two neighbours in `film`, int64 [N, P]; -1 where there is none."""
+    """Row in `cohort.pairs` of each two neighbours in `film`, int64 [N, P]; -1 if none."""
     row_of = {
         (first, second): row
         for row, (first, second) in enumerate(zip(pairs["film_1"], pairs["film_2"], strict=True))

@@ -5,14 +5,14 @@
     stays.parquet            one row a stay: outcome labels and where its 48 h EHR window lies
     films.parquet            one row a film: its stay and its hours since ICU admission
     pairs.parquet            one row a pair of consecutive films: labels and its own EHR window
-    normalisation.json       mean and sd of every EHR variable and demographic, training subjects only
+    normalisation.json       mean and sd of every input, training subjects only
     ehr_values.npy           float32 [rows, 38]  hourly values, physical units, carried forward
     ehr_observed.npy         bool    [rows, 38]  a value was charted in that hour
     demographics.npy         float32 [stays, 17] physical units and 0/1; NaN where unknown
     films.npy                uint8   [films, S, S]       whole films, letterboxed to a square
     regions.npy              uint8   [films, 10, s, s]   region crops; zero where absent
     region_present.npy       bool    [films, 10]
-    boxes.npy                float32 [films, 19, 4]      x1 y1 x2 y2 as fractions of the square; NaN where absent
+    boxes.npy                float32 [films, 19, 4]      x1 y1 x2 y2, fractions of the square; NaN if absent
     region_progression.npy   int8    [pairs, 10, 7]      per region and disease; 3 = not mentioned
     identifiers.json         the only file with raw identifiers; no run reads it
 
@@ -211,7 +211,7 @@ def _read_array(path: Path, name: str) -> np.ndarray:
 def _validate(cohort: Cohort) -> None:
     """Raise `UserError` at the first thing that does not hold together."""
 
-    def check(holds: bool, what: str) -> None:
+    def check(holds: object, what: str) -> None:
         if not holds:
             raise UserError(f"cohort {cohort.path}: {what}: prepare it again")
 
@@ -287,7 +287,7 @@ def write_cohort(
             content = table.drop(columns=[c for c in columns if c.endswith("_key")])
             digest.update(content.to_csv(index=False, lineterminator="\n").encode())
         for name, (dtype, _) in ARRAYS.items():
-            array = np.ascontiguousarray(arrays[name], dtype=dtype)
+            array: np.ndarray = np.ascontiguousarray(arrays[name], dtype=dtype)
             np.save(partial / f"{name}.npy", array)
             digest.update(f"{name}{array.shape}".encode())
             digest.update(array.data)

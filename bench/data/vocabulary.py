@@ -41,7 +41,7 @@ class Split(StrEnum):
 
 
 class Progression(IntEnum):
-    """How a finding changed from the first film of a pair to the second; values are class indices."""
+    """How a finding changed between the films of a pair; values are class indices."""
 
     WORSENED = 0
     IMPROVED = 1
@@ -49,7 +49,7 @@ class Progression(IntEnum):
 
 
 NOT_MENTIONED: Final = 3
-"""Progression label of a disease that the report does not compare: ignored by losses and metrics."""
+"""Label of a disease that the report does not compare: ignored by losses and metrics."""
 
 N_PROGRESSION_CLASSES: Final = len(Progression)
 

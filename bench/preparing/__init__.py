@@ -1,0 +1,1 @@
+"""Raw MIMIC-layout files to a cohort."""

@@ -1,0 +1,1 @@
+"""Latent course to raw files."""

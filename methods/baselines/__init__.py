@@ -1,0 +1,1 @@
+"""One file per comparator, readable beside its paper."""
