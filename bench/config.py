@@ -1,0 +1,195 @@
+"""What a run is: the request as typed, and the configuration it resolves to.
+
+A request names a method, its ablations, the task, the setting, a seed and a preset. Resolving it
+fills every training and model field; what was resolved decides the numbers and is hashed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from bench.contract import MethodConfig, Preset
+from bench.data.vocabulary import Cxr, Task
+from bench.errors import UserError, nearest
+from bench.registry import load_method
+
+PAPER_SEEDS = (23, 29, 66)
+"""The three seeds of the paper's tables."""
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How every method is trained; the same for all in one table.
+
+    lr is what the optimizer gets (the paper's base rate x accumulation x batch size, ledger T1).
+    One step is one optimizer step; `max_steps` 0 means no limit besides `max_epochs`.
+    """
+
+    lr: float = 1.6e-4
+    lr_min: float = 1e-7
+    weight_decay: float = 0.01
+    batch_size: int = 8
+    accumulation: int = 4
+    max_epochs: int = 100
+    max_steps: int = 0
+    patience: int = 10
+    evaluation_batch_size: int = 64
+    precision: str = "fp32"
+    clip_norm: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise UserError(f"training.precision is '{self.precision}', choose fp32 or bf16")
+        for name in ("lr", "batch_size", "accumulation", "max_epochs", "evaluation_batch_size"):
+            if getattr(self, name) <= 0:
+                raise UserError(f"training.{name} is {getattr(self, name)}, it must be above 0")
+
+
+def training_config(preset: Preset, task: Task) -> TrainingConfig:
+    """The shared training configuration of a preset (paper: Table 8, Table 16, ledger T1-T3)."""
+    if preset is Preset.PAPER:
+        paper = {
+            Task.DISEASE_PROGRESSION: {"lr": 1.6e-4, "batch_size": 8},
+            Task.MORTALITY: {"lr": 1.6e-4, "batch_size": 4},
+            Task.LENGTH_OF_STAY: {"lr": 1.28e-4, "batch_size": 4},
+        }[task]
+        return TrainingConfig(**paper, precision="bf16")  # type: ignore[arg-type]
+    common = TrainingConfig(lr=1e-3, batch_size=16, accumulation=1, clip_norm=1.0)
+    if preset is Preset.MEDIUM:
+        return dataclasses.replace(common, max_epochs=25, max_steps=1200, patience=6)
+    return dataclasses.replace(common, max_epochs=15, max_steps=150, patience=5)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run as a user asks for it.
+
+    `overrides` are (field, text) pairs of `--set`, e.g. ("training.lr", "1e-4").
+    """
+
+    method: str
+    task: Task
+    cxr: Cxr
+    seed: int
+    ehr: bool = True
+    ablate: tuple[str, ...] = ()
+    preset: Preset = Preset.DEMO
+    recipe: str = "shared"
+    overrides: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The row this run belongs to, e.g. 'dipro -pae (long)'."""
+        ablated = "".join(f" -{name}" for name in self.ablate)
+        films = self.cxr if self.ehr else f"{self.cxr}, no EHR"
+        return f"{self.method}{ablated} ({films})"
+
+    def command(self, cohort: str) -> str:
+        """The command that makes this run."""
+        words = [f"python -m bench.run --method {self.method}"]
+        words += [f"--ablate {name}" for name in self.ablate]
+        words += [f"--task {self.task} --cxr {self.cxr} --seed {self.seed}"]
+        words += [] if self.ehr else ["--no-ehr"]
+        words += [f"--preset {self.preset} --cohort {cohort}"]
+        words += ["--recipe reference"] if self.recipe == "reference" else []
+        words += [f"--set {name}={text}" for name, text in self.overrides]
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """A resolved request: everything that decides a run's numbers, the cohort aside."""
+
+    request: Request
+    training: TrainingConfig
+    model: MethodConfig
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as `config.json` and the run id hold them."""
+        request = dataclasses.asdict(self.request)
+        # Overrides are already in the resolved fields: two spellings of one run are one run.
+        del request["overrides"], request["preset"], request["recipe"]
+        return {
+            "request": request,
+            "training": dataclasses.asdict(self.training),
+            "model": dataclasses.asdict(self.model),
+        }
+
+    def run_id(self, cohort_hash: str, schema: int) -> str:
+        """Readable prefix and a hash of everything that moves a number: config, cohort, schema."""
+        text = json.dumps([self.to_json(), cohort_hash, schema], sort_keys=True)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:12]
+        method = self.request.method.rpartition(":")[2]
+        parts = [method, *self.request.ablate, self.request.task, f"seed{self.request.seed}"]
+        return "-".join([*parts, digest]).replace("+", "_")
+
+
+def resolve(request: Request) -> RunConfig:
+    """Fill in every field of a request.
+
+    Raises:
+        UserError: unknown method, ablation, field or value, or a setting the method declines.
+    """
+    method = load_method(request.method)
+    reason = method.decline(request.task, request.cxr, request.ehr) or _misfit(request)
+    if reason:
+        raise UserError(f"{request.label} on {request.task}: {reason}")
+    model = method.configure(request.preset, request.task)
+    for name in request.ablate:
+        if name not in method.ablations:
+            valid = nearest(name, method.ablations) if method.ablations else "it has none"
+            raise UserError(f"{request.method} has no ablation '{name}': {valid}")
+        model = method.ablations[name].apply(model)
+    training = training_config(request.preset, request.task)
+    if request.recipe == "reference":
+        training = dataclasses.replace(training, **method.recipe(request.task))  # type: ignore[arg-type]
+    for name, text in request.overrides:
+        section, _, field_name = name.partition(".")
+        if section == "training":
+            training = _override(training, section, field_name, text)
+        elif section == "model":
+            model = _override(model, section, field_name, text)
+        else:
+            raise UserError(f"--set {name}: name a field as training.FIELD or model.FIELD")
+    return RunConfig(request, training, model)
+
+
+def _misfit(request: Request) -> str | None:
+    """Why a film setting does not go with a task, if it does not."""
+    if request.cxr is Cxr.PAIR and request.task.is_icu:
+        return "cxr 'pair' is for disease_progression; choose none, last or long"
+    if request.cxr in (Cxr.LAST, Cxr.LONG) and not request.task.is_icu:
+        return "its sample is a pair of films; choose cxr pair or none"
+    if request.cxr is Cxr.NONE and not request.ehr:
+        return "neither films nor EHR are left"
+    return None
+
+
+def default_cxr(method: str, task: Task) -> Cxr:
+    """The fullest film setting that a method accepts for a task."""
+    choices = (Cxr.LONG, Cxr.LAST, Cxr.NONE) if task.is_icu else (Cxr.PAIR, Cxr.NONE)
+    cls = load_method(method)
+    for cxr in choices:
+        if cls.decline(task, cxr, ehr=True) is None:
+            return cxr
+    raise UserError(f"{method} declines {task}: {cls.decline(task, choices[0], ehr=True)}")
+
+
+def _override(config: Any, section: str, name: str, text: str) -> Any:
+    """Replace one field of a frozen dataclass by a text parsed as the type it has."""
+    fields = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
+    if name not in fields:
+        raise UserError(f"--set {section}.{name}: no such field, {nearest(name, fields)}")
+    kind = type(fields[name])
+    try:
+        value = _BOOLEANS[text.lower()] if kind is bool else kind(text)
+    except (ValueError, KeyError):
+        raise UserError(f"--set {section}.{name}={text}: expected {kind.__name__}")
+    return dataclasses.replace(config, **{name: value})
+
+
+_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}

@@ -1,0 +1,173 @@
+"""Run records on disk: one class knows every file name of a run; a record means it is done.
+
+results/runs/<run id>/
+    config.json           the resolved configuration
+    log.txt               what the run printed
+    checkpoint.pt         the last finished epoch, for resuming; removed when done
+    best.pt               weights of the selected epoch
+    predictions.parquet   validation and test logits with keyed sample and subject
+    attention.npz         attention maps of the test samples, if the method has any
+    record.json           written last, by atomic replace
+    failure.json          why it failed, if it did
+    lock                  held by the process that works on it
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import UserError
+
+SCHEMA = 1
+"""Version of what a record holds; part of every run id."""
+
+
+class Status(StrEnum):
+    """Where a run stands."""
+
+    DONE = "done"
+    STALE = "stale"  # done, by older code
+    INTERRUPTED = "interrupted"  # a checkpoint, no record
+    FAILED = "failed"
+    NEW = "new"
+
+
+class RunBusyError(Exception):
+    """Another process works on this run."""
+
+
+@dataclass(frozen=True)
+class RunFiles:
+    """The files of one run."""
+
+    folder: Path
+
+    @property
+    def config(self) -> Path:
+        """Resolved configuration."""
+        return self.folder / "config.json"
+
+    @property
+    def log(self) -> Path:
+        """What the run printed."""
+        return self.folder / "log.txt"
+
+    @property
+    def checkpoint(self) -> Path:
+        """State after the last finished epoch."""
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def best(self) -> Path:
+        """Weights of the selected epoch."""
+        return self.folder / "best.pt"
+
+    @property
+    def predictions(self) -> Path:
+        """Logits of validation and test samples."""
+        return self.folder / "predictions.parquet"
+
+    @property
+    def attention(self) -> Path:
+        """Attention maps of test samples."""
+        return self.folder / "attention.npz"
+
+    @property
+    def record(self) -> Path:
+        """The mark of a finished run."""
+        return self.folder / "record.json"
+
+    @property
+    def failure(self) -> Path:
+        """Why the run failed."""
+        return self.folder / "failure.json"
+
+    def status(self, fingerprint: str | None = None) -> Status:
+        """Where the run stands; with the current code's fingerprint also whether it is stale."""
+        if self.record.exists():
+            stale = fingerprint is not None and self.read_record()["fingerprint"] != fingerprint
+            return Status.STALE if stale else Status.DONE
+        if self.failure.exists():
+            return Status.FAILED
+        return Status.INTERRUPTED if self.checkpoint.exists() else Status.NEW
+
+    def read_record(self) -> dict[str, Any]:
+        """The record of a finished run."""
+        return _read_json(self.record)
+
+    def read_failure(self) -> dict[str, Any]:
+        """The reason of a failed run."""
+        return _read_json(self.failure)
+
+    def read_predictions(self, split: str = "test") -> pd.DataFrame:
+        """Predictions of one split: sample, subject, from_gold, label_*, logit_* columns."""
+        table = pd.read_parquet(self.predictions)
+        return table[table["split"] == split].reset_index(drop=True)
+
+    def read_attention(self) -> dict[str, np.ndarray]:
+        """Attention maps in the order of the test predictions; empty if the method has none."""
+        if not self.attention.exists():
+            return {}
+        with np.load(self.attention, allow_pickle=False) as maps:
+            return dict(maps)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the lock dies with it.
+
+        Raises:
+            RunBusyError: another process holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunBusyError(self.folder.name)
+            yield
+
+
+@dataclass(frozen=True)
+class Store:
+    """A results folder."""
+
+    root: Path
+
+    def run(self, run_id: str) -> RunFiles:
+        """The files of a run, whether or not they exist."""
+        return RunFiles(self.root / "runs" / run_id)
+
+    @property
+    def tables(self) -> Path:
+        """Where tables go."""
+        return self.root / "tables"
+
+    @property
+    def figures(self) -> Path:
+        """Where figures go."""
+        return self.root / "figures"
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON by atomic replace."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1) + "\n")
+    partial.replace(path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON ({error}): delete that run's folder and run it again")
