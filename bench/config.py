@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.contract import MethodConfig, Preset
+from bench.data.batch import Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError, nearest
 from bench.registry import load_method
@@ -87,6 +88,15 @@ class Request:
         ablated = "".join(f" -{name}" for name in self.ablate)
         films = self.cxr if self.ehr else f"{self.cxr}, no EHR"
         return f"{self.method}{ablated} ({films})"
+
+    def visible(self, inputs: Inputs) -> Inputs:
+        """What of a method's declared inputs this request lets it see."""
+        return Inputs(
+            regions=inputs.regions,
+            films=inputs.films,
+            ehr=inputs.ehr and self.ehr,
+            demographics=inputs.demographics and self.ehr,
+        )
 
     def command(self, cohort: str) -> str:
         """The command that makes this run."""

@@ -102,6 +102,11 @@ class RunFiles:
             return Status.FAILED
         return Status.INTERRUPTED if self.checkpoint.exists() else Status.NEW
 
+    def clear(self) -> None:
+        """Forget what the run has, so that it is made again from the start."""
+        for path in (self.record, self.checkpoint, self.best, self.predictions, self.attention):
+            path.unlink(missing_ok=True)
+
     def read_record(self) -> dict[str, Any]:
         """The record of a finished run."""
         return _read_json(self.record)
@@ -147,6 +152,11 @@ class Store:
     def run(self, run_id: str) -> RunFiles:
         """The files of a run, whether or not they exist."""
         return RunFiles(self.root / "runs" / run_id)
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """Records of all finished runs, by name."""
+        for path in sorted(self.root.glob("runs/*/record.json")):
+            yield _read_json(path)
 
     @property
     def tables(self) -> Path:

@@ -1,0 +1,51 @@
+# Works with GNU make 3.81 (macOS) and newer. PYTHON: any Python >= 3.11 that is found.
+PYTHON  ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+VENV    := .venv
+PY      := $(VENV)/bin/python
+PRESET  ?= demo
+RESULTS ?= results
+JOBS    ?=
+SEEDS   ?= 23 29 66
+COHORT  ?=
+
+PLACE = --preset $(PRESET) --results $(RESULTS) --seeds $(SEEDS) $(if $(COHORT),--cohort $(COHORT))
+SWEEP = $(PY) -m bench.sweep $(PLACE) $(if $(JOBS),--jobs $(JOBS))
+
+.PHONY: help setup table2 figures test lint clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@echo "Targets (variables: COHORT=DIR PRESET=demo|medium|paper JOBS=N SEEDS='23 29 66' RESULTS=DIR):"
+	@grep -E '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1|\2/' | \
+		awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## make the virtual environment .venv and install everything into it
+
+$(VENV)/.ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one or set PYTHON="; exit 2; }
+	@echo "setup: virtual environment in $(VENV) with $$($(PYTHON) --version)"
+	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@echo "setup: installing torch and the other packages (several GB, a few minutes)"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+	@echo "setup: done"
+
+table2: setup ## train what is missing, then print and write Table 2 (ICU tasks) and Figure 2b
+	@$(SWEEP) --table table2 || test $$? -eq 1
+	@$(PY) -m tables.render table2 $(PLACE)
+	@$(PY) -m tables.figures figure2b $(PLACE)
+
+figures: setup ## draw the figures again from stored runs
+	@$(PY) -m tables.figures figure2b $(PLACE)
+
+test: setup ## run the tests that take minutes (slow ones: .venv/bin/pytest -m slow)
+	@$(PY) -m pytest -n 2
+
+lint: setup ## check style and types
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+clean: ## remove caches and results of the demo (cohorts and the environment stay)
+	rm -rf results build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,96 @@
+"""Command-line arguments that several commands share, spelled and explained once."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import TypeVar
+
+from bench.contract import Preset
+from bench.errors import Parser, UserError, nearest
+from bench.store import Status
+
+EnumT = TypeVar("EnumT", bound=StrEnum)
+
+
+def add_place(parser: Parser) -> None:
+    """Preset, cohort and results folder."""
+    parser.add_argument(
+        "--preset",
+        type=choice(Preset),
+        default=Preset.DEMO,
+        metavar="NAME",
+        help="demo (CPU, minutes), medium (studies) or paper (GPU, real cohort)",
+    )
+    parser.add_argument(
+        "--cohort",
+        type=Path,
+        metavar="DIR",
+        help="prepared cohort; without it the preset's simulated one, made on first use",
+    )
+    parser.add_argument(
+        "--results", type=Path, default=Path("results"), metavar="DIR", help="store"
+    )
+
+
+def add_machine(parser: Parser) -> None:
+    """Device and threads."""
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
+    parser.add_argument(
+        "--threads", type=positive, default=1, metavar="N", help="CPU threads per run"
+    )
+
+
+def add_overrides(parser: Parser) -> None:
+    """What a run may change of its preset."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="FIELD=VALUE",
+        help="override one field, e.g. training.lr=1e-4 or model.d_model=128; may be repeated",
+    )
+    parser.add_argument(
+        "--recipe",
+        choices=("shared", "reference"),
+        default="shared",
+        help="shared: the same training for every method; reference: the method's own",
+    )
+    parser.add_argument(
+        "--rerun",
+        action="append",
+        default=[],
+        type=choice(Status),
+        metavar="STATUS",
+        help="also redo runs of this status (stale or done); may be repeated",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
+def positive(text: str) -> int:
+    """A whole number above 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
+def choice(enum: type[EnumT]) -> Callable[[str], EnumT]:
+    """A parser of the values of a string enum that names the nearest valid one."""
+
+    def parse(text: str) -> EnumT:
+        try:
+            return enum(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"no '{text}', {nearest(text, list(enum))}")
+
+    return parse
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or "." not in name:
+        raise UserError(f"--set {text}: write it as training.FIELD=VALUE or model.FIELD=VALUE")
+    return name, value

@@ -1,0 +1,122 @@
+"""Train and test one method once: `python -m bench.run --method dipro --ablate pae`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from bench import arguments
+from bench.config import PAPER_SEEDS, Request, default_cxr
+from bench.contract import Ablation, Preset
+from bench.data.cohort import Cohort
+from bench.data.vocabulary import Cxr, Task
+from bench.demo import open_cohort
+from bench.environment import choose_device
+from bench.errors import Parser, UserError, run_command
+from bench.metrics import evaluate_table
+from bench.plan import PlannedRun, make_plan
+from bench.registry import METHODS, load_method
+from bench.runner import execute
+from bench.store import RunBusyError, Status, Store
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    p = Parser(prog="python -m bench.run", description=__doc__, epilog=_ablation_help())
+    p.add_argument("--method", required=True, help=f"{', '.join(METHODS)}, or module:Class")
+    p.add_argument(
+        "--ablate", action="append", default=[], metavar="NAME", help="see below; may be repeated"
+    )
+    p.add_argument(
+        "--task",
+        type=arguments.choice(Task),
+        default=Task.DISEASE_PROGRESSION,
+        metavar="NAME",
+        help=", ".join(Task),
+    )
+    p.add_argument(
+        "--cxr",
+        type=arguments.choice(Cxr),
+        metavar="NAME",
+        help="films: none, last, long (ICU tasks) or pair; without it the fullest the method takes",
+    )
+    p.add_argument("--no-ehr", action="store_true", help="withhold EHR and demographics")
+    p.add_argument("--seed", type=int, default=PAPER_SEEDS[0], metavar="N", help="random seed")
+    arguments.add_place(p)
+    arguments.add_machine(p)
+    arguments.add_overrides(p)
+    return p
+
+
+def _ablation_help() -> str:
+    """One sentence per ablation of the methods that have any."""
+    lines = []
+    for name in METHODS:
+        ablations: dict[str, Ablation] = load_method(name).ablations
+        lines += [f"--method {name} --ablate {key}: {a.sentence}" for key, a in ablations.items()]
+    return " | ".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arg = parser().parse_args(argv)
+    request = Request(
+        method=arg.method,
+        task=arg.task,
+        cxr=arg.cxr or default_cxr(arg.method, arg.task),
+        seed=arg.seed,
+        ehr=not arg.no_ehr,
+        ablate=tuple(arg.ablate),
+        preset=arg.preset,
+        recipe=arg.recipe,
+        overrides=tuple(arg.set),
+    )
+    device = choose_device(arg.device)
+    cohort = open_cohort(arg.cohort, arg.preset)
+    plan = make_plan("run", [request], cohort, Store(arg.results))
+    (run,) = plan.runs
+    print(_first_line(request, cohort, run))
+    if arg.dry_run:
+        print(f"status: {run.status}")
+        return 0
+    if run.status in arg.rerun:
+        run.files.clear()
+    if not run.files.record.exists():
+        try:
+            execute(run.config, cohort, run.files, device=device, threads=arg.threads)
+        except RunBusyError:
+            raise UserError(f"another process works on {run.run_id}: wait for it")
+        except UserError:
+            raise
+        except Exception as error:
+            print(f"failed: {type(error).__name__}: {error}; see {run.files.log}", file=sys.stderr)
+            return 1
+    print(_last_lines(run, cohort))
+    return 0
+
+
+def _first_line(request: Request, cohort: Cohort, run: PlannedRun) -> str:
+    return (
+        f"{request.label}, task {request.task}, seed {request.seed}, preset {request.preset}, "
+        f"on {cohort.title} ({cohort.path}) -> {run.files.folder}"
+    )
+
+
+def _last_lines(run: PlannedRun, cohort: Cohort) -> str:
+    """Test metrics from the stored predictions, with what they may be taken for."""
+    record = run.files.read_record()
+    task = run.config.request.task
+    values = evaluate_table(task, run.files.read_predictions())
+    scores = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
+    lines = [f"test ({record['n_test']} samples): {scores}"]
+    if cohort.is_simulated:
+        lines.append("SIMULATED cohort: these numbers say nothing about MIMIC.")
+    if run.status is Status.STALE:
+        lines.append("This record was made by older code; redo it with --rerun stale.")
+    if run.config.request.preset is Preset.DEMO:
+        lines.append("The demo preset proves the plumbing; its test set is far too small to rank.")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_command(main)

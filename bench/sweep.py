@@ -1,0 +1,98 @@
+"""Make all runs of a table: plan, print, work off what is open, in parallel, resumable.
+
+python -m bench.sweep --table table2
+python -m bench.sweep --table table2 --dry-run
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterable, Sequence
+from types import ModuleType
+
+from tqdm import tqdm
+
+from bench import arguments
+from bench.backends import Outcome, default_jobs, run_all
+from bench.config import PAPER_SEEDS
+from bench.demo import open_cohort
+from bench.errors import Parser, UserError, nearest, run_command
+from bench.plan import Plan, make_plan
+from bench.store import Store
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    p = Parser(prog="python -m bench.sweep", description=__doc__)
+    p.add_argument("--table", required=True, metavar="NAME", help="e.g. table2")
+    p.add_argument(
+        "--seeds", type=int, nargs="+", default=list(PAPER_SEEDS), metavar="N", help="random seeds"
+    )
+    p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
+    arguments.add_place(p)
+    arguments.add_machine(p)
+    arguments.add_overrides(p)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns 0 if all runs are done, 1 if some failed."""
+    arg = parser().parse_args(argv)
+    definitions = _definitions()
+    if arg.table not in definitions.TABLES:
+        raise UserError(f"unknown table '{arg.table}': {nearest(arg.table, definitions.TABLES)}")
+    jobs = arg.jobs or default_jobs(arg.device)
+    cohort = open_cohort(arg.cohort, arg.preset)
+    store = Store(arg.results)
+    requests = definitions.requests(
+        definitions.TABLES[arg.table],
+        arg.preset,
+        arg.seeds,
+        recipe=arg.recipe,
+        overrides=tuple(arg.set),
+    )
+    plan = make_plan(arg.table, requests, cohort, store)
+    to_do = plan.to_do(arg.rerun)
+    print(f"{cohort.title} ({cohort.path})")
+    print(plan.summary(to_do, store, jobs))
+    if arg.dry_run:
+        _print_runs(plan)
+        return 0
+    for run in to_do:
+        if run.status in arg.rerun:
+            run.files.clear()
+    outcomes = run_all(to_do, cohort.path, device=arg.device, threads=arg.threads, jobs=jobs)
+    return _report(outcomes, len(to_do), store)
+
+
+def _definitions() -> ModuleType:
+    """The table definitions, reached by name as methods are: tables import from bench."""
+    return importlib.import_module("tables.definitions")
+
+
+def _print_runs(plan: Plan) -> None:
+    for run in plan.runs:
+        print(f"  {run.status:<12} {run.run_id}")
+    for request, reason in plan.declined:
+        print(f"  declined     {request.label}: {reason}")
+
+
+def _report(outcomes: Iterable[Outcome], n_runs: int, store: Store) -> int:
+    """Print a line per finished run (a bar on a terminal); 1 if one failed."""
+    failed = 0
+    with tqdm(total=n_runs, unit="run", disable=not sys.stderr.isatty()) as bar:
+        for done, outcome in enumerate(outcomes, 1):
+            bar.update()
+            state = "done"
+            if outcome.error:
+                state = "busy" if outcome.busy else f"failed ({outcome.error})"
+                failed += not outcome.busy
+            tqdm.write(f"[{done}/{n_runs}] {outcome.run_id}: {state}")
+    if failed:
+        print(f"{failed} of {n_runs} runs failed; logs lie in {store.root / 'runs'}/RUN/log.txt")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    run_command(main)
