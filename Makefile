@@ -32,9 +32,9 @@ $(VENV)/.ready: pyproject.toml
 	@echo "setup: done"
 
 table2: setup ## train what is missing, then print and write Table 2 (ICU tasks) and Figure 2b
-	@$(SWEEP) --table table2 || test $$? -eq 1
-	@$(PY) -m tables.render table2 $(PLACE)
-	@$(PY) -m tables.figures figure2b $(PLACE)
+	@$(SWEEP) --table table2; status=$$?; test $$status -le 1 || exit $$status; \
+	$(PY) -m tables.render table2 $(PLACE) && \
+	$(PY) -m tables.figures figure2b $(PLACE) && exit $$status
 
 figures: setup ## draw the figures again from stored runs
 	@$(PY) -m tables.figures figure2b $(PLACE)
@@ -47,5 +47,5 @@ lint: setup ## check style and types
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
 
-clean: ## remove caches and results of the demo (cohorts and the environment stay)
-	rm -rf results build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+clean: ## remove caches and build files (runs, cohorts and the environment stay)
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache

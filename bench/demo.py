@@ -26,13 +26,18 @@ def default_cohort(preset: Preset) -> Path:
     return Path("data") / f"simulated-{SIZE_OF_PRESET[preset]}"
 
 
+def raw_folder(cohort: Path) -> Path:
+    """Where the raw files of a simulated cohort that was made on first use lie."""
+    return Path("data") / "raw" / cohort.name
+
+
 def open_cohort(path: Path | None, preset: Preset) -> Cohort:
     """Open a cohort; without a path the preset's simulated one, made if it is not there."""
     if path is not None:
         return Cohort.open(path)
     path = default_cohort(preset)
     if not (path / MANIFEST).exists():
-        raw = Path("data") / "raw" / path.name
+        raw = raw_folder(path)
         run_or_raise(simulate.main(["--size", SIZE_OF_PRESET[preset], "--out", str(raw)]))
         arguments = ["simulated", "--raw", str(raw), "--out", str(path), "--preset", preset]
         run_or_raise(prepare.main(arguments))

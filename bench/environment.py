@@ -25,6 +25,7 @@ SHARED_SOURCES = (
     "bench/data/batch.py",
     "bench/data/cohort.py",
     "bench/data/vocabulary.py",
+    "methods/attention.py",
     "methods/base.py",
     "methods/encoders.py",
     "methods/heads.py",

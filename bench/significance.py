@@ -1,0 +1,149 @@
+"""Intervals and tests over test subjects: pure functions of arrays, generators passed in.
+
+The unit is the subject: a resample draws subjects and takes all their samples along, the same
+subjects for every method. What comes out is conditional on the trained models (seeds are averaged
+over, not resampled).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.metrics import Scorer
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+"""Maps counts [S, B] of subjects to values [M, R, B] of M metrics of R runs."""
+
+STAR_LEVELS = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+"""Adjusted p below the level: the stars."""
+
+MAX_REDRAWN = 0.05
+"""Above this share of undefined resamples a cell gets no p."""
+
+_BLOCK = 500
+"""Resamples computed at once: keeps the arrays of a block in the processor's cache."""
+
+_ATTEMPTS = 20
+"""How often an undefined resample is drawn again at most."""
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Metric values in resamples of the subjects.
+
+    values: [M, R, B]; NaN only where even the last attempt was undefined
+    n_redrawn: int [M]; undefined draws that were replaced, over all attempts
+    """
+
+    values: np.ndarray
+    n_redrawn: np.ndarray
+
+    @property
+    def redrawn_share(self) -> np.ndarray:
+        """Share of all draws that were undefined, [M]."""
+        return self.n_redrawn / (self.values.shape[-1] + self.n_redrawn)
+
+
+def draw_counts(generator: np.random.Generator, n_subjects: int, n_resamples: int) -> np.ndarray:
+    """How often each subject is in each resample of S out of S with replacement: float64 [S, B]."""
+    drawn = generator.integers(0, n_subjects, (n_subjects, n_resamples))
+    cell = drawn * n_resamples + np.arange(n_resamples)
+    counts = np.bincount(cell.ravel(), minlength=n_subjects * n_resamples)
+    return counts.reshape(n_subjects, n_resamples).astype(np.float64)
+
+
+def bootstrap(
+    statistic: Statistic, n_subjects: int, n_resamples: int, generator: np.random.Generator
+) -> Resamples:
+    """Cluster bootstrap: values of the statistic in resamples of the subjects.
+
+    A resample in which a metric is undefined for any run is drawn again for that metric and all
+    runs. Attempt k of resample b depends on the generator, k and b alone, so a metric's values do
+    not depend on which others are computed beside it.
+    """
+    first, *again = generator.spawn(_ATTEMPTS)
+    values = _in_blocks(statistic, draw_counts(first, n_subjects, n_resamples))
+    n_redrawn = np.zeros(len(values), dtype=np.int64)
+    for child in again:
+        undefined = np.isnan(values).any(axis=1)
+        if not undefined.any():
+            break
+        n_redrawn += undefined.sum(axis=1)
+        drawn = np.flatnonzero(undefined.any(axis=0))
+        fresh = _in_blocks(statistic, draw_counts(child, n_subjects, n_resamples)[:, drawn])
+        replace = undefined[:, None, drawn]
+        values[:, :, drawn] = np.where(replace, fresh, values[:, :, drawn])
+    return Resamples(values, n_redrawn)
+
+
+def _in_blocks(statistic: Statistic, counts: np.ndarray) -> np.ndarray:
+    blocks = range(0, counts.shape[1], _BLOCK)
+    return np.concatenate(
+        [statistic(np.ascontiguousarray(counts[:, b : b + _BLOCK])) for b in blocks], axis=-1
+    )
+
+
+def two_sided_p(differences: np.ndarray) -> float:
+    """Two-sided p of resampled differences [B]: 2 (1 + min(#{d <= 0}, #{d >= 0})) / (B + 1)."""
+    fewer = min((differences <= 0).sum(), (differences >= 0).sum())
+    return min(1.0, 2 * (1 + int(fewer)) / (len(differences) + 1))
+
+
+def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Percentile interval of resampled values [B]."""
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def permutation_p(
+    pairs: Sequence[tuple[Scorer, Scorer]],
+    metric: str,
+    n_permutations: int,
+    generator: np.random.Generator,
+) -> float:
+    """Cluster permutation test: two-sided p of swapping two methods' predictions per subject.
+
+    Args:
+        pairs: the two methods' scorers of the same samples, one pair per seed
+        metric: compared on its mean over the pairs
+        n_permutations: B; p is at least 1 / (B + 1)
+        generator: decides which subjects swap
+
+    The scores of each method are replaced by their ranks first (`Classification.pooled`).
+    """
+    pooled = [first.pooled(second) for first, second in pairs]
+    n_subjects = max(part.n_subjects for part in pairs[0][0].parts.values())
+
+    def difference(swap: np.ndarray) -> np.ndarray:
+        first, second = np.concatenate([1 - swap, swap]), np.concatenate([swap, 1 - swap])
+        values = [p.values([metric], first) - p.values([metric], second) for p in pooled]
+        return np.mean(values, axis=0)
+
+    observed = abs(difference(np.zeros((n_subjects, 1)))).item()
+    swaps = generator.integers(0, 2, (n_subjects, n_permutations)).astype(np.float64)
+    permuted = np.abs(_in_blocks(difference, swaps))
+    # Equal up to rounding counts as equal: a permutation that swaps nothing must.
+    return float((1 + (permuted >= observed - 1e-12).sum()) / (n_permutations + 1))
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """Holm-adjusted p of a family [m]; NaN stays NaN and counts as a comparison (as a p of 1)."""
+    filled = np.where(np.isnan(p), 1.0, p)
+    order = np.argsort(filled, kind="stable")
+    steps = np.maximum.accumulate(filled[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty(len(p))
+    adjusted[order] = np.minimum(steps, 1.0)
+    return np.where(np.isnan(p), np.nan, adjusted)
+
+
+def smallest_adjusted_p(n_resamples: int, family_size: int) -> float:
+    """The smallest Holm-adjusted p that a bootstrap of B resamples can give in a family of m."""
+    return min(1.0, 2 * family_size / (n_resamples + 1))
+
+
+def stars(p: float) -> str:
+    """Stars of an adjusted p; none for NaN."""
+    return next((mark for level, mark in STAR_LEVELS if p < level), "")

@@ -1,0 +1,234 @@
+"""Is the planted truth learned? Cohort `medium`, three seeds: methods, oracle, exchanged films.
+
+    python -m bench.studies.planted_truth        (about half an hour on two cores)
+
+For each task: DiPro with everything, EHR alone and films alone, each with a 95 % interval (cluster
+bootstrap over test subjects), beside chance and the oracle on the same test samples. Then the two
+films of every test pair are exchanged before a trained DiPro sees them: its confusion matrix should
+turn over. Prints Markdown for RESULTS.md and writes figures beside this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+from bench import arguments
+from bench.backends import default_jobs, run_all
+from bench.config import PAPER_SEEDS, Request
+from bench.contract import Preset
+from bench.data.batch import Batch
+from bench.data.cohort import Cohort
+from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Cxr, Split, Task
+from bench.demo import open_cohort, raw_folder
+from bench.errors import Parser, run_command
+from bench.metrics import Scorer, evaluate, stored_arrays
+from bench.plan import PlannedRun, make_plan
+from bench.runner import Run
+from bench.significance import bootstrap, percentile_interval
+from bench.simulating.oracle import oracle_logits
+from bench.store import Store
+
+METRIC = {Task.DISEASE_PROGRESSION: "auroc", Task.MORTALITY: "auroc", Task.LENGTH_OF_STAY: "kappa"}
+CHANCE = {"auroc": 0.5, "kappa": 0.0}
+N_RESAMPLES = 2000
+FIGURES = Path(__file__).parent / "figures"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What is compared: a method and what it is allowed to see."""
+
+    title: str
+    method: str
+    ehr: bool
+    films: bool
+
+    def request(self, task: Task, seed: int, preset: Preset) -> Request:
+        """The run of this arm."""
+        shown = Cxr.LONG if task.is_icu else Cxr.PAIR
+        cxr = shown if self.films else Cxr.NONE
+        return Request(self.method, task, cxr, seed, ehr=self.ehr, preset=preset)
+
+
+ARMS = (
+    Arm("DiPro", "dipro", ehr=True, films=True),
+    Arm("films alone (DiPro)", "dipro", ehr=False, films=True),
+    Arm("EHR alone (EHR Transformer)", "ehr_transformer", ehr=True, films=False),
+)
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    p = Parser(prog="python -m bench.studies.planted_truth", description=__doc__)
+    p.add_argument("--seeds", type=int, nargs="+", default=list(PAPER_SEEDS), metavar="N")
+    p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
+    arguments.add_place(p)
+    arguments.add_machine(p)
+    p.set_defaults(preset=Preset.MEDIUM)
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the study; returns the exit status."""
+    arg = parser().parse_args(argv)
+    cohort = open_cohort(arg.cohort, arg.preset)
+    store = Store(arg.results)
+    grid = {
+        (task, arm): [arm.request(task, seed, arg.preset) for seed in arg.seeds]
+        for task in Task
+        for arm in ARMS
+    }
+    requests = [request for cell in grid.values() for request in cell]
+    plan = make_plan("planted truth", requests, cohort, store)
+    jobs = arg.jobs or default_jobs(arg.device)
+    print(plan.summary(plan.to_do(), store, jobs), flush=True)
+    outcomes = run_all(plan.to_do(), cohort.path, device=arg.device, threads=arg.threads, jobs=jobs)
+    for outcome in outcomes:
+        print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
+    runs = {
+        cell: list(make_plan("cell", requests, cohort, store).runs)
+        for cell, requests in grid.items()
+    }
+    table = pd.DataFrame(_rows(runs, cohort))
+    print(f"\nSIMULATED: {cohort.title}; preset {arg.preset}; seeds {arg.seeds}\n")
+    print(table.to_markdown(index=False, floatfmt=".3f"))
+    _draw_scores(table, cohort)
+    swapped = _swap(runs[Task.DISEASE_PROGRESSION, ARMS[0]], cohort)
+    print("\n" + swapped.to_markdown(index=False, floatfmt=".3f"))
+    return 0
+
+
+def _rows(runs: dict[tuple[Task, Arm], list[PlannedRun]], cohort: Cohort) -> list[dict]:
+    """One row per task and arm, the oracle's first."""
+    rows = []
+    for task in Task:
+        first = runs[task, ARMS[0]][0].files.read_predictions()
+        oracle = oracle_logits(raw_folder(cohort.path), cohort, task, first["sample"])
+        rows.append(_row(task, "oracle", [first.assign(**_logit_columns(oracle))]))
+        for arm in ARMS:
+            predictions = [run.files.read_predictions() for run in runs[task, arm]]
+            rows.append(_row(task, arm.title, predictions))
+    return rows
+
+
+def _logit_columns(logits: np.ndarray) -> dict[str, np.ndarray]:
+    return {f"logit_{k}": column for k, column in enumerate(logits.reshape(len(logits), -1).T)}
+
+
+def _row(task: Task, title: str, predictions: list[pd.DataFrame]) -> dict:
+    """Mean over seeds of the task's metric, its sd and its interval over test subjects."""
+    metric = METRIC[task]
+    subjects, subject = np.unique(predictions[0]["subject"], return_inverse=True)
+    scorers = [Scorer.of(task, *stored_arrays(p), subject) for p in predictions]
+
+    def statistic(counts: np.ndarray) -> np.ndarray:
+        return np.stack([scorer.values([metric], counts) for scorer in scorers], axis=1)
+
+    whole = statistic(np.ones((len(subjects), 1)))[0, :, 0]
+    drawn = bootstrap(statistic, len(subjects), N_RESAMPLES, np.random.default_rng(0))
+    low, high = percentile_interval(drawn.values[0].mean(axis=0))
+    return {
+        "task": str(task),
+        "arm": title,
+        "metric": metric,
+        "chance": CHANCE[metric],
+        "mean": whole.mean(),
+        "sd": whole.std(ddof=1) if len(whole) > 1 else 0.0,
+        "ci_low": low,
+        "ci_high": high,
+        "above chance": "yes" if low > CHANCE[metric] else "no",
+        "n_test": len(predictions[0]),
+    }
+
+
+def _draw_scores(table: pd.DataFrame, cohort: Cohort) -> None:
+    """Intervals of every arm, chance dotted, a panel per task."""
+    figure, axes = plt.subplots(1, len(Task), figsize=(11, 2.8), layout="constrained")
+    for axis, task in zip(axes, Task, strict=True):
+        part = table[table["task"] == task].iloc[::-1]
+        error = np.stack([part["mean"] - part["ci_low"], part["ci_high"] - part["mean"]])
+        axis.errorbar(part["mean"], part["arm"], xerr=np.abs(error), fmt="o", capsize=3, color="k")
+        axis.axvline(part["chance"].iloc[0], linestyle=":", color="grey")
+        axis.set(title=str(task).replace("_", " "), xlabel=f"{METRIC[task]} (95 % interval)")
+    for axis in axes[1:]:
+        axis.set_yticklabels([])
+    figure.suptitle(f"SIMULATED: {cohort.title}")
+    FIGURES.mkdir(exist_ok=True)
+    figure.savefig(FIGURES / "planted_truth.png", dpi=150)
+    plt.close(figure)
+
+
+def exchange_films(batch: Batch) -> Batch:
+    """The pair's two images trade places; times, EHR and demographics stay."""
+    return replace(
+        batch,
+        films=batch.films.flip(1),
+        regions=batch.regions.flip(1),
+        region_present=batch.region_present.flip(1),
+    )
+
+
+def _swap(runs: list[PlannedRun], cohort: Cohort) -> pd.DataFrame:
+    """Progression metrics with films in order and exchanged; draws both confusion matrices."""
+    rows, matrices = [], {}
+    for kind in ("in order", "exchanged"):
+        values, matrix = [], np.zeros((3, 3))
+        for planned in runs:
+            logits, labels = _predict(planned, cohort, exchanged=kind == "exchanged")
+            values.append(evaluate(Task.DISEASE_PROGRESSION, logits, labels))
+            matrix += _confusion(logits, labels)
+        matrices[kind] = matrix / matrix.sum(axis=1, keepdims=True)
+        means = {m: np.mean([v[m] for v in values]) for m in ("macro_f1", "auroc", "accuracy")}
+        rows.append({"films": kind, **means})
+    _draw_matrices(matrices, cohort)
+    return pd.DataFrame(rows)
+
+
+def _predict(planned: PlannedRun, cohort: Cohort, exchanged: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Test logits and labels of a finished run, its films exchanged or not."""
+    run = Run(planned.config, cohort, torch.device("cpu"), threads=1)
+    run.model.load_state_dict(torch.load(planned.files.best, weights_only=True))
+    run.model.eval()
+    positions = run.samples.indices(Split.TEST)
+    logits = []
+    with torch.inference_mode():
+        for chunk in np.array_split(positions, max(len(positions) // 64, 1)):
+            batch = run.samples.batch(chunk).without_targets()
+            batch = exchange_films(batch) if exchanged else batch
+            logits.append(run.model(batch).logits.flatten(1).numpy())
+    return np.concatenate(logits), run.samples.labels()["progression"][positions]
+
+
+def _confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Counts [true, predicted] over all diseases and mentioned labels."""
+    predicted = logits.reshape(-1, len(DISEASES), 3).argmax(-1)
+    seen = labels != NOT_MENTIONED
+    cell = labels[seen] * 3 + predicted[seen]
+    return np.bincount(cell, minlength=9).reshape(3, 3).astype(float)
+
+
+def _draw_matrices(matrices: dict[str, np.ndarray], cohort: Cohort) -> None:
+    names = ["worsened", "improved", "no change"]
+    figure, axes = plt.subplots(1, 2, figsize=(8, 3.6), layout="constrained")
+    for axis, (kind, matrix) in zip(axes, matrices.items(), strict=True):
+        axis.imshow(matrix, cmap="Blues", vmin=0, vmax=1)
+        for (i, j), share in np.ndenumerate(matrix):
+            color = "white" if share > 0.5 else "black"
+            axis.text(j, i, f"{share:.2f}", ha="center", va="center", color=color)
+        axis.set_xticks(range(3), names)
+        axis.set_yticks(range(3), names)
+        axis.set(title=f"films {kind}", xlabel="predicted", ylabel="label")
+    figure.suptitle(f"DiPro, disease progression. SIMULATED: {cohort.title}")
+    figure.savefig(FIGURES / "exchanged_films.png", dpi=150)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    run_command(main)
