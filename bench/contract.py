@@ -93,7 +93,8 @@ class Output:
 
     logits: float [B, 7, 3] (progression), [B, 1] (mortality) or [B, 4] (length of stay)
     losses: named scalar terms besides the task loss; empty when the batch has no targets
-    attention: named maps, filled only on request; regions last: [B, C, P, 10], padded pairs zero
+    attention: named maps, filled only on request; over regions [B, C, P, 10], over hours [B, P, L];
+        padding is zero
     """
 
     logits: Tensor

@@ -95,8 +95,8 @@ def stored_arrays(predictions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Logits [N, K] and labels [N, 7] or [N] of a table with columns logit_* and label_*."""
 
     def columns(prefix: str) -> np.ndarray:
-        names = [name for name in predictions.columns if name.startswith(prefix)]
-        return predictions[sorted(names, key=lambda name: int(name[len(prefix) :]))].to_numpy()
+        n = sum(str(name).startswith(prefix) for name in predictions.columns)
+        return predictions[[f"{prefix}{k}" for k in range(n)]].to_numpy()
 
     labels = columns("label_")
     return columns("logit_"), labels[:, 0] if labels.shape[1] == 1 else labels
@@ -175,10 +175,10 @@ def classifications(
     logits: np.ndarray,
     labels: np.ndarray,
     subject: np.ndarray,
-    min_labels: int = MIN_LABELS,
+    n_subjects: int,
+    min_labels: int,
 ) -> dict[str, Classification]:
     """The task's one classification, or one for each disease with a label (paper, section 3.1)."""
-    n_subjects = int(subject.max(initial=-1)) + 1
     p = probabilities(task, logits)
     if task is Task.MORTALITY:
         # Death is predicted above 0.5, where the logit is above 0.
@@ -210,6 +210,7 @@ class Scorer:
     """Metrics of one run's predictions as functions of how often each subject is drawn."""
 
     parts: dict[str, Classification]
+    n_subjects: int
     finite: bool = True
 
     @classmethod
@@ -222,8 +223,9 @@ class Scorer:
         min_labels: int = MIN_LABELS,
     ) -> Scorer:
         """Arguments as of `evaluate`; subject: int [N], row in `counts`, 0..S-1."""
-        parts = classifications(task, logits, labels, subject, min_labels)
-        return cls(parts, finite=bool(np.isfinite(logits).all()))
+        n_subjects = int(subject.max(initial=-1)) + 1
+        parts = classifications(task, logits, labels, subject, n_subjects, min_labels)
+        return cls(parts, n_subjects, finite=bool(np.isfinite(logits).all()))
 
     def values(self, names: Sequence[str], counts: np.ndarray) -> np.ndarray:
         """Metrics [len(names), B] for `counts` [S, B]; macro metrics are means over diseases.
@@ -247,7 +249,8 @@ class Scorer:
     def pooled(self, other: Scorer) -> Scorer:
         """Both runs' predictions of the same samples as one, for a permutation test."""
         parts = {key: part.pooled(other.parts[key]) for key, part in self.parts.items()}
-        return Scorer(parts, self.finite and other.finite)
+        n_subjects = self.n_subjects + other.n_subjects
+        return Scorer(parts, n_subjects, self.finite and other.finite)
 
 
 @dataclass(frozen=True)
@@ -296,13 +299,14 @@ class Ranking:
         above = ~positive & (place < len(thresholds))
         tied = above.copy()
         tied[above] = thresholds[place[above]] == -score[above]
-        sums = [
-            _sums(place[chosen], subject[chosen], (len(thresholds), n_subjects))
-            for chosen in (positive, above, tied)
-        ]
-        n_positives = np.bincount(subject[positive], minlength=n_subjects).astype(float)
-        n_negatives = np.bincount(subject[~positive], minlength=n_subjects).astype(float)
-        return cls(*sums, n_positives, n_negatives)
+        shape = (len(thresholds), n_subjects)
+        return cls(
+            positives=_sums(place[positive], subject[positive], shape),
+            negatives=_sums(place[above], subject[above], shape),
+            ties=_sums(place[tied], subject[tied], shape),
+            n_positives=np.bincount(subject[positive], minlength=n_subjects).astype(float),
+            n_negatives=np.bincount(subject[~positive], minlength=n_subjects).astype(float),
+        )
 
     def curve(self, counts: np.ndarray) -> Curve:
         """Counts at every threshold for `counts` [S, B]."""

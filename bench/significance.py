@@ -115,7 +115,7 @@ def permutation_p(
     The scores of each method are replaced by their ranks first (`Classification.pooled`).
     """
     pooled = [first.pooled(second) for first, second in pairs]
-    n_subjects = max(part.n_subjects for part in pairs[0][0].parts.values())
+    n_subjects = pairs[0][0].n_subjects
 
     def difference(swap: np.ndarray) -> np.ndarray:
         first, second = np.concatenate([1 - swap, swap]), np.concatenate([swap, 1 - swap])

@@ -109,7 +109,7 @@ class LocalFusionLayer(nn.Module):
     def forward(self, D: Tensor, E_local: Tensor, hour_valid: Tensor) -> Tensor:
         """Return float [N, R, d] from D of that shape, E_local [N, L, d] and hour_valid [N, L]."""
         query, key, value = self.region_proj(D).chunk(3, dim=-1)
-        valid = torch.ones(D.shape[:2], dtype=torch.bool, device=D.device)
+        valid = valid_everywhere(D)
         if self.ehr_proj is not None:
             ehr_key, ehr_value = self.ehr_proj(E_local).chunk(2, dim=-1)
             key, value = torch.cat([key, ehr_key], dim=1), torch.cat([value, ehr_value], dim=1)

@@ -107,6 +107,17 @@ class TestContract:
             dipro(batch)
 
     @EVERY_TASK
+    def test_half_precision(self, task: Task) -> None:
+        batch = random_batch(task)
+        dipro = build(configuration(task), task)
+        with torch.autocast("cpu", torch.bfloat16):
+            output = dipro(batch, with_attention=True)
+            loss = total(dipro, output, batch)
+        loss.backward()
+        assert all(term.dtype == torch.float32 for term in output.losses.values())
+        assert all(torch.isfinite(p.grad).all() for p in dipro.parameters())
+
+    @EVERY_TASK
     def test_same_seed_same_weights(self, task: Task) -> None:
         one, other = (build(configuration(task), task).state_dict() for _ in range(2))
         assert all(torch.equal(value, other[name]) for name, value in one.items())
@@ -276,6 +287,17 @@ class TestMissing:
         assert torch.isfinite(output.logits).all()
         assert all(torch.isfinite(p.grad).all() for p in dipro.parameters())
         assert not output.attention["interval"][0, 0].any()
+
+    def test_an_interval_without_an_hour_fuses_as_if_there_were_no_ehr(self) -> None:
+        batch = random_batch(Task.DISEASE_PROGRESSION)
+        fusion = built(Task.DISEASE_PROGRESSION).fusion.local_fusion
+        assert fusion is not None
+        D, E_global = torch.randn(4, 10, 16), torch.randn(*batch.ehr_valid.shape, 16)
+        nowhere = replace(batch, pair_hours=batch.pair_hours + 1000)
+        no_ehr = replace(batch, ehr_valid=torch.zeros_like(batch.ehr_valid))
+        expected = fusion(D, E_global, Intervals.of(no_ehr))
+        torch.testing.assert_close(fusion(D, E_global, Intervals.of(nowhere)), expected)
+        assert not torch.allclose(fusion(D, E_global, Intervals.of(batch)), expected)
 
     def test_absent_regions(self) -> None:
         batch = random_batch(Task.DISEASE_PROGRESSION)

@@ -1,0 +1,241 @@
+"""Raw tables: found as .csv or .csv.gz, read by column name with declared types, through DuckDB.
+
+A value that does not have its column's type is an error that names file, row and column; columns
+that are not declared are not even parsed, so releases may add or move them.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pandas as pd
+
+from bench.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+INTEGER: Final = "BIGINT"
+NUMBER: Final = "DOUBLE"
+TEXT: Final = "VARCHAR"
+TIME: Final = "TIMESTAMP"
+
+IN_WORDS: Final = {
+    INTEGER: "a whole number",
+    NUMBER: "a number",
+    TIME: "a time like 2155-01-10 03:00:00",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A raw table: where it lies and the columns that are read.
+
+    name: path below its root, without .csv or .csv.gz (with its suffix if it has another)
+    required: type of every column that must have a value in every row
+    optional: type of every column that may be empty
+    """
+
+    name: str
+    required: Mapping[str, str]
+    optional: Mapping[str, str] = field(default_factory=dict)
+    delimiter: str = ","
+    may_be_empty: bool = False
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Type of every column that is read."""
+        return {**self.required, **self.optional}
+
+
+ICU_STAYS: Final = Table(
+    "icu/icustays",
+    {
+        "subject_id": INTEGER,
+        "hadm_id": INTEGER,
+        "stay_id": INTEGER,
+        "first_careunit": TEXT,
+        "last_careunit": TEXT,
+        "intime": TIME,
+    },
+    {"outtime": TIME},
+)
+ADMISSIONS: Final = Table(
+    "hosp/admissions",
+    {
+        "subject_id": INTEGER,
+        "hadm_id": INTEGER,
+        "admittime": TIME,
+        "hospital_expire_flag": INTEGER,
+    },
+    {"dischtime": TIME, "deathtime": TIME, "language": TEXT, "marital_status": TEXT, "race": TEXT},
+)
+PATIENTS: Final = Table(
+    "hosp/patients",
+    {"subject_id": INTEGER, "anchor_age": NUMBER, "anchor_year": INTEGER},
+    {"gender": TEXT, "dod": TIME},
+)
+CHART_EVENTS: Final = Table(
+    "icu/chartevents",
+    {"subject_id": INTEGER, "charttime": TIME, "itemid": INTEGER},
+    {"stay_id": INTEGER, "value": TEXT, "valuenum": NUMBER},
+)
+OUTPUT_EVENTS: Final = Table(
+    "icu/outputevents",
+    {"subject_id": INTEGER, "charttime": TIME, "itemid": INTEGER},
+    {"stay_id": INTEGER, "value": NUMBER},
+)
+FILM_METADATA: Final = Table(
+    "mimic-cxr-2.0.0-metadata",
+    {
+        "dicom_id": TEXT,
+        "subject_id": INTEGER,
+        "study_id": INTEGER,
+        "StudyDate": INTEGER,
+        "StudyTime": NUMBER,
+    },
+    {"ViewPosition": TEXT},
+)
+GOLD_COMPARISONS: Final = Table(
+    "gold_dataset/gold_object_comparison_with_coordinates.txt",
+    {
+        "patient_id": INTEGER,
+        "bbox": TEXT,
+        "comparison": TEXT,
+        "attribute": TEXT,
+        "label_name": TEXT,
+        "current_image_id": TEXT,
+        "previous_image_id": TEXT,
+    },
+    delimiter="\t",
+    may_be_empty=True,
+)
+
+
+def find_table(root: Path, table: Table) -> Path:
+    """Return the file of a table, unpacked or gzipped.
+
+    Raises:
+        UserError: it is not there.
+    """
+    name = Path(table.name)
+    candidates = [root / name] if name.suffix == ".txt" else [root / f"{name}.csv"]
+    candidates.append(candidates[0].with_name(candidates[0].name + ".gz"))
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise UserError(f"{candidates[0]}[.gz] is not there: is {root} the folder as downloaded?")
+
+
+def read_table(root: Path, table: Table) -> pd.DataFrame:
+    """Read the declared columns of a table, rows in file order.
+
+    Raises:
+        UserError: the file is missing, broken or empty, lacks a column, or holds a wrong value.
+    """
+    path = find_table(root, table)
+    frame = query(path, f"SELECT {', '.join(table.types)} FROM {source(path, table)}")
+    if frame.empty and not table.may_be_empty:
+        raise UserError(f"{path} has no row: download or make it again")
+    for column in table.required:
+        empty = frame[column].isna().to_numpy()
+        if empty.any():
+            raise UserError(
+                f"{path}, row {row_of(empty.argmax())}, column {column}: empty, expected "
+                f"{IN_WORDS.get(table.required[column], 'a text')}"
+            )
+    return frame
+
+
+def row_of(position: int) -> int:
+    """Row in the file (the header is row 1) of a position in a table that was read."""
+    return int(position) + 2
+
+
+def source(path: Path, table: Table) -> str:
+    """The SQL expression that scans a file by the declared types.
+
+    Raises:
+        UserError: the file cannot be read, or lacks a column.
+    """
+    header = _header(path, table.delimiter)
+    for column in table.types:
+        if column not in header:
+            raise UserError(f"{path} has no column {column}: {nearest(column, header)}")
+    columns = {name: table.types.get(name, TEXT) for name in header}
+    listed = ", ".join(f"{_quoted(name)}: '{kind}'" for name, kind in columns.items())
+    return (
+        f"read_csv({_quoted(_literal(path))}, columns = {{{listed}}}, auto_detect = false, "
+        f"header = true, delim = '{table.delimiter}', quote = '\"', escape = '\"')"
+    )
+
+
+def query(
+    path: Path, sql: str, frames: Mapping[str, pd.DataFrame] | None = None, jobs: int = 1
+) -> pd.DataFrame:
+    """Run a query that scans `path`; `frames` can be joined by name.
+
+    Raises:
+        UserError: the file is broken or holds a value of another type than declared.
+    """
+    import duckdb
+
+    with duckdb.connect() as connection:
+        _configure(connection, jobs)
+        for name, frame in (frames or {}).items():
+            connection.register(name, frame)
+        try:
+            return connection.execute(sql).df()
+        except duckdb.Error as error:
+            raise _explained(path, str(error)) from error
+
+
+def number_list(numbers: Iterable[int]) -> str:
+    """Numbers as SQL lists them."""
+    return ", ".join(str(int(number)) for number in numbers)
+
+
+def _configure(connection: DuckDBPyConnection, jobs: int) -> None:
+    connection.execute(f"SET threads = {jobs}; SET enable_progress_bar = false")
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _literal(path: Path) -> str:
+    """A path in which no character is a wildcard."""
+    return re.sub(r"([*?\[])", r"[\1]", str(path))
+
+
+def _header(path: Path, delimiter: str) -> list[str]:
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
+            header = next(csv.reader(file, delimiter=delimiter), [])
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): download or unpack it again")
+    if not header:
+        raise UserError(f"{path} is empty, not even a header: download or make it again")
+    return header
+
+
+def _explained(path: Path, message: str) -> UserError:
+    """DuckDB's page of advice as one line: file, row, column, what is wrong."""
+    row = re.search(r"Line: (\d+)", message)
+    where = f"{path}, row {row[1]}" if row else str(path)
+    wrong = re.search(r'converting column "(.*?)"\. Could not convert string "(.*)" to \'(\w+)\'', message)
+    if wrong:
+        column, value, kind = wrong.groups()
+        return UserError(f"{where}, column {column}: '{value}' is not {IN_WORDS.get(kind, kind)}")
+    columns = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
+    if columns:
+        return UserError(f"{where}: {columns[2]} fields, the header has {columns[1]}")
+    first_line = message.splitlines()[0].removesuffix(f": {path}")
+    return UserError(f"{where} cannot be read ({first_line}): download or unpack it again")

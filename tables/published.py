@@ -1,0 +1,44 @@
+"""The numbers that the paper prints."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pandas as pd
+
+from bench.data.vocabulary import Task
+from tables.definitions import Row
+
+FOLDER = Path(__file__).parent / "paper"
+
+
+@cache
+def _results() -> pd.DataFrame:
+    table = pd.read_csv(FOLDER / "results.csv", dtype={"ablate": str}, keep_default_na=False)
+    table[["mean", "sd"]] = table[["mean", "sd"]].apply(pd.to_numeric)
+    return table
+
+
+def published(number: int | None, row: Row, task: Task, metric: str) -> tuple[float, float]:
+    """Mean and sd that the paper's table prints for a row and metric; NaN where it prints none."""
+    t = _results()
+    found = t[
+        (t["table"] == number)
+        & (t["method"] == row.method)
+        & (t["ablate"] == "+".join(row.ablate))
+        & (t["cxr"] == row.films(task))
+        & (t["ehr"] == int(row.ehr))
+        & (t["task"] == task)
+        & (t["metric"] == metric)
+    ]
+    if found.empty:
+        return float("nan"), float("nan")
+    return float(found["mean"].iloc[0]), float(found["sd"].iloc[0])
+
+
+def published_attention() -> pd.DataFrame:
+    """Bars of the paper's Figure 2b: columns task, region, value."""
+    table = pd.read_csv(FOLDER / "figure2.csv")
+    bars = table[table["panel"] == "b"].rename(columns={"task_or_disease": "task"})
+    return bars[["task", "region", "value"]].reset_index(drop=True)

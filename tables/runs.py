@@ -1,0 +1,109 @@
+"""The runs behind a table or figure: which ones are wanted, which are there, why others are not."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from bench import arguments
+from bench.config import PAPER_SEEDS, Request
+from bench.contract import Preset
+from bench.data.cohort import MANIFEST, Cohort
+from bench.demo import default_cohort
+from bench.errors import Parser, UserError
+from bench.plan import make_plan
+from bench.store import RunFiles, Status, Store
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which runs a table is made of, as the command line gives it."""
+
+    cohort: Cohort
+    store: Store
+    preset: Preset
+    seeds: tuple[int, ...] = PAPER_SEEDS
+    recipe: str = "shared"
+    overrides: tuple[tuple[str, str], ...] = ()
+
+    def sweep_command(self, table: str) -> str:
+        """The command that makes every run of a table that is not there."""
+        seeds = " ".join(map(str, self.seeds))
+        words = [f"python -m bench.sweep --table {table} --preset {self.preset} --seeds {seeds}"]
+        words += [f"--cohort {self.cohort.path} --results {self.store.root}"]
+        words += ["--recipe reference"] if self.recipe == "reference" else []
+        words += [f"--set {name}={text}" for name, text in self.overrides]
+        return " ".join(words)
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """One wanted run: its files, or the reason why it gives no number."""
+
+    request: Request
+    files: RunFiles | None
+    status: Status
+    reason: str = ""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has a record."""
+        return self.status in (Status.DONE, Status.STALE)
+
+
+def find_runs(selection: Selection, requests: Sequence[Request]) -> list[FoundRun]:
+    """Look every request up in the store, in order."""
+    plan = make_plan("table", requests, selection.cohort, selection.store)
+    planned = {run.config.request: run for run in plan.runs}
+    declined = dict(plan.declined)
+    found = []
+    for request in requests:
+        if request in declined:
+            reason = f"declined: {declined[request]}"
+            found.append(FoundRun(request, None, Status.NEW, reason))
+        else:
+            files, status = planned[request].files, planned[request].status
+            found.append(FoundRun(request, files, status, _reason(files, status)))
+    return found
+
+
+def _reason(files: RunFiles, status: Status) -> str:
+    if status is Status.FAILED:
+        return f"failed ({files.read_failure()['error']})"
+    return {Status.NEW: "not run", Status.INTERRUPTED: "interrupted"}.get(status, "")
+
+
+def require_done(found: Iterable[FoundRun], name: str, command: str) -> None:
+    """Raise `UserError` with the command to type if no run is done."""
+    if not any(run.is_done for run in found):
+        raise UserError(f"{name} has no finished run here: make them with {command}")
+
+
+def add_selection(parser: Parser) -> None:
+    """Arguments that say which runs are meant."""
+    arguments.add_place(parser)
+    arguments.add_seeds(parser)
+    arguments.add_overrides(parser)
+
+
+def selection(arg: argparse.Namespace, table: str) -> Selection:
+    """Open what the arguments name; a table simulates no cohort.
+
+    Raises:
+        UserError: the cohort is not there.
+    """
+    path = arg.cohort or default_cohort(arg.preset)
+    if arg.cohort is None and not (path / MANIFEST).exists():
+        raise UserError(
+            f"there is no cohort {path} yet, so no run: "
+            f"make both with python -m bench.sweep --table {table} --preset {arg.preset}"
+        )
+    return Selection(
+        cohort=Cohort.open(path),
+        store=Store(arg.results),
+        preset=arg.preset,
+        seeds=tuple(arg.seeds),
+        recipe=arg.recipe,
+        overrides=tuple(arg.set),
+    )
