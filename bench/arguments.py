@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
 
+from bench.config import PAPER_SEEDS
 from bench.contract import Preset
 from bench.errors import Parser, UserError, nearest
 from bench.store import Status
@@ -35,6 +36,13 @@ def add_place(parser: Parser) -> None:
     )
 
 
+def add_seeds(parser: Parser) -> None:
+    """Seeds of a table's runs."""
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=list(PAPER_SEEDS), metavar="N", help="random seeds"
+    )
+
+
 def add_machine(parser: Parser) -> None:
     """Device and threads."""
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
@@ -59,6 +67,10 @@ def add_overrides(parser: Parser) -> None:
         default="shared",
         help="shared: the same training for every method; reference: the method's own",
     )
+
+
+def add_actions(parser: Parser) -> None:
+    """What to do with runs that are there."""
     parser.add_argument(
         "--rerun",
         action="append",

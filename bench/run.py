@@ -45,6 +45,7 @@ def parser() -> Parser:
     arguments.add_place(p)
     arguments.add_machine(p)
     arguments.add_overrides(p)
+    arguments.add_actions(p)
     return p
 
 

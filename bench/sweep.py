@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from bench import arguments
 from bench.backends import Outcome, default_jobs, run_all
-from bench.config import PAPER_SEEDS
 from bench.demo import open_cohort
 from bench.errors import Parser, UserError, nearest, run_command
 from bench.plan import Plan, make_plan
@@ -26,13 +25,12 @@ def parser() -> Parser:
     """The command's arguments."""
     p = Parser(prog="python -m bench.sweep", description=__doc__)
     p.add_argument("--table", required=True, metavar="NAME", help="e.g. table2")
-    p.add_argument(
-        "--seeds", type=int, nargs="+", default=list(PAPER_SEEDS), metavar="N", help="random seeds"
-    )
+    arguments.add_seeds(p)
     p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
     arguments.add_place(p)
     arguments.add_machine(p)
     arguments.add_overrides(p)
+    arguments.add_actions(p)
     return p
 
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import argparse
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-from bench import arguments
 from bench.config import PAPER_SEEDS, Request
 from bench.contract import Preset
-from bench.data.cohort import MANIFEST, Cohort
-from bench.demo import default_cohort
-from bench.errors import Parser, UserError
+from bench.data.cohort import Cohort
+from bench.errors import UserError
 from bench.plan import make_plan
 from bench.store import RunFiles, Status, Store
 
@@ -51,6 +51,22 @@ class FoundRun:
         """Whether it has a record."""
         return self.status in (Status.DONE, Status.STALE)
 
+    @property
+    def is_declined(self) -> bool:
+        """Whether the method cannot do it at all."""
+        return self.files is None
+
+    @property
+    def folder(self) -> str:
+        """Name of its folder in the store; empty if it is declined."""
+        return self.files.folder.name if self.files else ""
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """Its record; only a done run has one."""
+        assert self.files is not None
+        return self.files.read_record()
+
 
 def find_runs(selection: Selection, requests: Sequence[Request]) -> list[FoundRun]:
     """Look every request up in the store, in order."""
@@ -60,7 +76,7 @@ def find_runs(selection: Selection, requests: Sequence[Request]) -> list[FoundRu
     found = []
     for request in requests:
         if request in declined:
-            reason = f"declined: {declined[request]}"
+            reason = f"declined ({declined[request]})"
             found.append(FoundRun(request, None, Status.NEW, reason))
         else:
             files, status = planned[request].files, planned[request].status
@@ -70,7 +86,7 @@ def find_runs(selection: Selection, requests: Sequence[Request]) -> list[FoundRu
 
 def _reason(files: RunFiles, status: Status) -> str:
     if status is Status.FAILED:
-        return f"failed ({files.read_failure()['error']})"
+        return f"failed ({textwrap.shorten(files.read_failure()['error'], 160)})"
     return {Status.NEW: "not run", Status.INTERRUPTED: "interrupted"}.get(status, "")
 
 
@@ -78,32 +94,3 @@ def require_done(found: Iterable[FoundRun], name: str, command: str) -> None:
     """Raise `UserError` with the command to type if no run is done."""
     if not any(run.is_done for run in found):
         raise UserError(f"{name} has no finished run here: make them with {command}")
-
-
-def add_selection(parser: Parser) -> None:
-    """Arguments that say which runs are meant."""
-    arguments.add_place(parser)
-    arguments.add_seeds(parser)
-    arguments.add_overrides(parser)
-
-
-def selection(arg: argparse.Namespace, table: str) -> Selection:
-    """Open what the arguments name; a table simulates no cohort.
-
-    Raises:
-        UserError: the cohort is not there.
-    """
-    path = arg.cohort or default_cohort(arg.preset)
-    if arg.cohort is None and not (path / MANIFEST).exists():
-        raise UserError(
-            f"there is no cohort {path} yet, so no run: "
-            f"make both with python -m bench.sweep --table {table} --preset {arg.preset}"
-        )
-    return Selection(
-        cohort=Cohort.open(path),
-        store=Store(arg.results),
-        preset=arg.preset,
-        seeds=tuple(arg.seeds),
-        recipe=arg.recipe,
-        overrides=tuple(arg.set),
-    )

@@ -147,7 +147,7 @@ def read_table(root: Path, table: Table) -> pd.DataFrame:
         empty = frame[column].isna().to_numpy()
         if empty.any():
             raise UserError(
-                f"{path}, row {row_of(empty.argmax())}, column {column}: empty, expected "
+                f"{path}, row {row_of(int(empty.argmax()))}, column {column}: empty, expected "
                 f"{IN_WORDS.get(table.required[column], 'a text')}"
             )
     return frame
@@ -155,7 +155,7 @@ def read_table(root: Path, table: Table) -> pd.DataFrame:
 
 def row_of(position: int) -> int:
     """Row in the file (the header is row 1) of a position in a table that was read."""
-    return int(position) + 2
+    return position + 2
 
 
 def source(path: Path, table: Table) -> str:
@@ -230,7 +230,9 @@ def _explained(path: Path, message: str) -> UserError:
     """DuckDB's page of advice as one line: file, row, column, what is wrong."""
     row = re.search(r"Line: (\d+)", message)
     where = f"{path}, row {row[1]}" if row else str(path)
-    wrong = re.search(r'converting column "(.*?)"\. Could not convert string "(.*)" to \'(\w+)\'', message)
+    wrong = re.search(
+        r'converting column "(.*?)"\. Could not convert string "(.*)" to \'(\w+)\'', message
+    )
     if wrong:
         column, value, kind = wrong.groups()
         return UserError(f"{where}, column {column}: '{value}' is not {IN_WORDS.get(kind, kind)}")

@@ -59,8 +59,9 @@ class Geometry:
     def dome(self, x: np.ndarray, side: Side) -> np.ndarray:
         """Return the y of a side's diaphragm at each distance x from the midline."""
         u = np.abs(x) / self.half_width
-        sulcus = 0.55 * np.maximum(u - 0.78, 0) ** 1.5
-        return (self.diaphragm(side) + 0.19 * (u - 0.48) ** 2 + sulcus).astype(np.float32)
+        u = np.maximum(u, 0.15)
+        sulcus = 0.65 * np.maximum(u - 0.78, 0) ** 1.5
+        return (self.diaphragm(side) + 0.26 * (u - 0.46) ** 2 + sulcus).astype(np.float32)
 
     def medial(self, y: np.ndarray) -> np.ndarray:
         """Return the half-width of the mediastinum at each row; it narrows above y .22."""
@@ -74,6 +75,11 @@ class Geometry:
         return (
             inside * edge((grid.y - top) / 0.010) * edge((self.dome(grid.x, side) - grid.y) / 0.006)
         )
+
+    def abdomen(self, grid: Grid) -> np.ndarray:
+        """Return the soft mask of all that lies below the diaphragm, float32 [size, size]."""
+        right, left = (edge((grid.y - self.dome(grid.x, side)) / 0.006) for side in SIGN)
+        return right + edge(grid.x / 0.04) * (left - right)
 
 
 def draw_geometry(rng: np.random.Generator, *, sex: str, age: float, bmi: float) -> Geometry:
@@ -97,13 +103,25 @@ def heart(grid: Grid, geometry: Geometry, severity: float) -> np.ndarray:
     """Return the soft silhouette of the heart, float32 [size, size].
 
     A soft maximum of the left ventricle (an oblique ellipse), the right atrium and the outflow
-    tract; it rests on the diaphragm and grows by 36 % per unit of severity.
+    tract. It rests on the diaphragm and grows by 36 % per unit of severity, up to the chest wall.
     """
     scale = geometry.heart_half_width / 0.40 * (1 + 0.36 * max(severity, 0.0))
-    floor = geometry.diaphragm_left + 0.012
-    height = scale**0.8
-    ventricle = _inside(grid, (0.135 * scale, floor - 0.125 * height), 0.335 * scale, 0.115, 0.62)
-    atrium = _inside(grid, (-0.055 * scale, floor - 0.125 * height), 0.165 * scale, 0.10, 0.0)
-    outflow = _inside(grid, (0.045, floor - 0.26 * height), 0.11 * scale**0.5, 0.10, 0.0)
-    body = smooth_maximum(smooth_maximum(ventricle, atrium, 0.35), outflow, 0.45)
-    return edge(body / 0.035)
+    scale = min(scale, geometry.half_width / 0.50)
+    tall = scale**0.6
+    floor = geometry.diaphragm_left + 0.025
+    ventricle = _depth(grid, (0.15 * scale, floor - 0.115 * tall), 0.180 * scale, 0.118 * tall, 0.5)
+    atrium = _depth(grid, (-0.055 * scale, floor - 0.110 * tall), 0.084 * scale, 0.118 * tall, 0.0)
+    outflow = _depth(grid, (0.045, floor - 0.250 * tall), 0.066 * tall, 0.14 * tall, -0.12)
+    body = smooth_maximum(ventricle, smooth_maximum(atrium, outflow, 0.05), 0.05)
+    return edge(body / 0.005)
+
+
+def _depth(
+    grid: Grid, centre: tuple[float, float], radius_x: float, radius_y: float, tilt: float
+) -> np.ndarray:
+    """Return about how deep each pixel lies inside an ellipse turned by `tilt`, in y."""
+    across, down = (grid.x - centre[0]) * 0.5, grid.y - centre[1]
+    cos, sin = float(np.cos(tilt)), float(np.sin(tilt))
+    along = (across * cos + down * sin) / radius_x
+    aside = (down * cos - across * sin) / radius_y
+    return (1 - np.sqrt(along * along + aside * aside)) * min(radius_x, radius_y)

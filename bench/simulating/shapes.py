@@ -125,7 +125,7 @@ def draw_strokes(strokes: Iterable[Stroke], size: int) -> np.ndarray:
         pixels = (stroke.points + (1, 0)) * to_pixels
         value = stroke.value * min(1.0, width)
         canvas.line(pixels.ravel().tolist(), fill=value, width=max(1, round(width)))
-    return np.asarray(image.reduce(SUPERSAMPLING), dtype=np.float32)
+    return np.array(image.reduce(SUPERSAMPLING), dtype=np.float32)
 
 
 def curve(*controls: tuple[float, float], n_points: int = 24) -> np.ndarray:

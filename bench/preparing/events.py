@@ -1,0 +1,223 @@
+"""EHR events: which items feed which variable, and how raw values become physical units."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pandas as pd
+
+from bench.data.vocabulary import EHR_VARIABLES
+from bench.preparing.rules import Rules
+from bench.preparing.tables import (
+    CHART_EVENTS,
+    OUTPUT_EVENTS,
+    Table,
+    find_table,
+    number_list,
+    query,
+    source,
+)
+
+HOUR: Final = 3600
+"""Seconds in an hour; event and film times are whole seconds since ICU admission."""
+
+BASELINE_HOURS: Final = 24
+"""How long before ICU admission an event may be and still stand at its start."""
+BASELINE_HOURS_OFFICIAL: Final = 1
+
+FAHRENHEIT_FROM: Final = 79.0
+INR_TYPICAL: Final = 1.2
+"""The published range table gives 14.5, which is prothrombin time in seconds; the item is INR."""
+
+FIO2: Final = EHR_VARIABLES.index("Fraction inspired oxygen")
+SPO2: Final = EHR_VARIABLES.index("Oxygen saturation")
+TEMPERATURE: Final = EHR_VARIABLES.index("Temperature")
+INR: Final = EHR_VARIABLES.index("Prothrombin time")
+
+TABLES: Final = {"chartevents": CHART_EVENTS, "outputevents": OUTPUT_EVENTS}
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Clipping range and starting value of every variable, each float64 [38]."""
+
+    low: np.ndarray
+    high: np.ndarray
+    impute: np.ndarray
+
+
+@dataclass(frozen=True)
+class Events:
+    """E cleaned events of the kept stays, sorted by variable, stay, time and value.
+
+    stay: int64 [E]; row of the stay
+    variable: int64 [E]; index in `EHR_VARIABLES`
+    seconds: int64 [E]; since ICU admission, negative before it
+    value: float64 [E]; physical unit, clipped
+    """
+
+    stay: np.ndarray
+    variable: np.ndarray
+    seconds: np.ndarray
+    value: np.ndarray
+
+
+@cache
+def variable_items() -> pd.DataFrame:
+    """The shipped table of items: variable, itemid, table, role."""
+    return pd.read_csv(str(files("bench.data") / "ehr_variables.csv"))
+
+
+@cache
+def _range_table() -> pd.DataFrame:
+    table = pd.read_csv(str(files("bench.data") / "ehr_ranges.csv"))
+    return table.set_index("variable").loc[list(EHR_VARIABLES)]
+
+
+@cache
+def official_items() -> dict[int, int]:
+    """Item id -> variable index, for the 38 items that the official code uses."""
+    items = variable_items()
+    chosen = items[items["role"].str.split("+").map(lambda roles: "official" in roles)]
+    return {
+        int(item): EHR_VARIABLES.index(variable)
+        for item, variable in zip(chosen["itemid"], chosen["variable"], strict=True)
+    }
+
+
+def no_events() -> Events:
+    """Nothing charted."""
+    none = np.zeros(0, np.int64)
+    return Events(none, none, none, np.zeros(0))
+
+
+def ranges(rules: Rules) -> Ranges:
+    """Clipping ranges and starting values."""
+    table = _range_table()
+    impute = table["impute"].to_numpy(dtype=float, copy=True)
+    if not rules.inr_filled_as_seconds:
+        impute[INR] = INR_TYPICAL
+    return Ranges(table["outlier_low"].to_numpy(), table["outlier_high"].to_numpy(), impute)
+
+
+@cache
+def score_of_text() -> dict[tuple[int, str], float]:
+    """(variable index, charted text in lower case) -> score, for the coma scale."""
+    scores = {}
+    for variable, categories in enumerate(_range_table()["categories"]):
+        if isinstance(categories, str):
+            for category in categories.split("; "):
+                score, texts = category.split(": ", 1)
+                for text in texts.split(" | "):
+                    scores[variable, text.lower()] = float(score)
+    return scores
+
+
+def _text_items() -> list[int]:
+    """Items that are charted as text."""
+    scored = {variable for variable, _ in score_of_text()}
+    return [item for item, variable in official_items().items() if variable in scored]
+
+
+def read_raw_events(
+    mimic_iv: Path, stays: pd.DataFrame, until_seconds: np.ndarray, items: list[int], rules: Rules,
+    jobs: int = 1,
+) -> pd.DataFrame:  # fmt: skip
+    """Stream the event tables and keep the given items of the given stays.
+
+    Args:
+        mimic_iv: root of MIMIC-IV
+        stays: columns subject_id, stay_id, intime, outtime; one row a stay
+        until_seconds: int64 [stays]; last time that is of interest, since ICU admission
+        items: item ids
+        rules: the rules
+        jobs: threads
+
+    Returns:
+        Columns stay (row in `stays`), itemid, seconds, value (text, of the coma scale only) and
+        number (NaN if none).
+    """
+    start = BASELINE_HOURS_OFFICIAL if rules.events_by_stay_id else BASELINE_HOURS
+    spans = pd.DataFrame(
+        {
+            "stay": np.arange(len(stays)),
+            "subject_id": stays["subject_id"],
+            "stay_id": stays["stay_id"],
+            "intime": stays["intime"],
+            "outtime": stays["outtime"],
+            "first": stays["intime"] - pd.Timedelta(hours=start),
+            "last": stays["intime"] + pd.to_timedelta(until_seconds, unit="s"),
+        }
+    )
+    parts = []
+    for name, table in TABLES.items():
+        path = find_table(mimic_iv, table)
+        parts.append(
+            query(path, _events_sql(path, table, name, items, rules), {"spans": spans}, jobs)
+        )
+    return pd.concat(parts, ignore_index=True)
+
+
+def _events_sql(path: Path, table: Table, name: str, items: list[int], rules: Rules) -> str:
+    is_chart = name == "chartevents"
+    texts = f"CASE WHEN e.itemid IN ({number_list(_text_items())}) THEN e.value END"
+    text = texts if is_chart else "NULL::VARCHAR"
+    number = "coalesce(e.valuenum, TRY_CAST(e.value AS DOUBLE))" if is_chart else "e.value"
+    belongs = "e.charttime <= s.outtime"
+    if rules.events_by_stay_id:
+        belongs = "(e.stay_id = s.stay_id OR e.charttime BETWEEN s.intime AND s.outtime)"
+    return f"""
+        SELECT s.stay, e.itemid, {text} AS value, {number} AS number,
+               CAST(epoch(e.charttime) - epoch(s.intime) AS BIGINT) AS seconds
+        FROM {source(path, table)} e JOIN spans s
+             ON e.subject_id = s.subject_id AND e.charttime BETWEEN s.first AND s.last
+        WHERE e.itemid IN ({number_list(items)}) AND {belongs}
+    """
+
+
+def clean_events(raw: pd.DataFrame, rules: Rules, oddities: Counter[str]) -> Events:
+    """Turn raw events of the official items into sorted physical values; others are left out."""
+    variable = raw["itemid"].map(official_items())
+    raw = raw[variable.notna()]
+    index = variable[variable.notna()].to_numpy(np.int64)
+    value = _in_units(index, _scores(index, raw, rules), rules)
+    readable = np.isfinite(value)
+    oddities["charted values left out: no number"] += int((~readable).sum())
+    index, value = index[readable], value[readable]
+    limits = ranges(rules)
+    clipped = np.clip(value, limits.low[index], limits.high[index])
+    oddities["charted values clipped to their range"] += int((clipped != value).sum())
+    stay = raw["stay"].to_numpy(np.int64)[readable]
+    seconds = raw["seconds"].to_numpy(np.int64)[readable]
+    order = np.lexsort((clipped, seconds, stay, index))
+    return Events(stay[order], index[order], seconds[order], clipped[order])
+
+
+def _scores(variable: np.ndarray, raw: pd.DataFrame, rules: Rules) -> np.ndarray:
+    """Numbers as charted; the texts of the coma scale as scores."""
+    number = raw["number"].to_numpy(float, copy=True)
+    rows = np.flatnonzero(raw["value"].notna())
+    texts = raw["value"].to_numpy()[rows]
+    number[rows] = [
+        score_of_text().get((of, text.lower()), charted)
+        for of, text, charted in zip(variable[rows], texts, number[rows], strict=True)
+    ]
+    if rules.gcs_none_missing:
+        number[rows[texts == "None"]] = np.nan
+    return number
+
+
+def _in_units(variable: np.ndarray, value: np.ndarray, rules: Rules) -> np.ndarray:
+    """Percent to fraction (FiO2), fraction to percent (SpO2), Fahrenheit to Celsius."""
+    percent = (variable == FIO2) & (rules.fio2_always_divided | (value > 1))
+    fraction = (variable == SPO2) & (value <= 1)
+    fahrenheit = (variable == TEMPERATURE) & (value >= FAHRENHEIT_FROM)
+    return np.select(
+        [percent, fraction, fahrenheit], [value / 100, value * 100, (value - 32) * 5 / 9], value
+    )

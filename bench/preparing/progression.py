@@ -1,0 +1,235 @@
+"""Progression labels of film pairs from report comparisons and human (gold) annotation.
+
+Paper, section 3.1: per disease worsened, improved or no change; not mentioned otherwise. A pair is
+(previous, current), two films that follow each other in a stay's list.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bench.data.vocabulary import (
+    DISEASE_IN_GRAPH,
+    DISEASES,
+    NOT_MENTIONED,
+    REGIONS,
+    Progression,
+)
+from bench.errors import UserError, nearest
+from bench.preparing.rules import Rules
+from bench.preparing.scene_graphs import VERDICTS, Relation, image_of
+from bench.preparing.tables import GOLD_COMPARISONS, find_table, read_table, row_of
+
+EDEMA = "pulmonary edema"
+
+FilmPair = tuple[str, str]
+"""dicom_id of the previous and of the current film."""
+
+
+@dataclass(frozen=True)
+class GoldRow:
+    """One human-made comparison; verdict None where two are joined (';;')."""
+
+    pair: FilmPair
+    region: str
+    disease: str | None
+    affirmed: bool
+    verdict: Progression | None
+
+
+@dataclass(frozen=True)
+class Gold:
+    """The gold file: its subjects (test only) and its rows in file order."""
+
+    subjects: frozenset[int]
+    rows: tuple[GoldRow, ...]
+
+
+@dataclass(frozen=True)
+class PairLabels:
+    """Labels of N pairs.
+
+    diseases: int8 [N, 7]
+    regions: int8 [N, 10, 7]
+    from_gold: bool [N]; a human annotation decided at least one disease
+    """
+
+    diseases: np.ndarray
+    regions: np.ndarray
+    from_gold: np.ndarray
+
+
+def read_gold(imagenome: Path, oddities: Counter[str]) -> Gold:
+    """Read the gold comparisons.
+
+    Raises:
+        UserError: the file is missing, lacks a column or holds an unknown comparison.
+    """
+    path = find_table(imagenome, GOLD_COMPARISONS)
+    table = read_table(imagenome, GOLD_COMPARISONS)
+    rows = []
+    for position, row in enumerate(table.to_dict("records")):
+        if ";;" in row["comparison"]:
+            oddities["gold rows with two comparisons left out"] += 1
+        elif row["comparison"] not in VERDICTS:
+            raise UserError(
+                f"{path}, row {row_of(position)}, column comparison: unknown comparison "
+                f"'{row['comparison']}', {nearest(row['comparison'], VERDICTS)}"
+            )
+        rows.append(
+            GoldRow(
+                pair=(image_of(row["previous_image_id"]), image_of(row["current_image_id"])),
+                region=row["bbox"],
+                disease=DISEASE_IN_GRAPH.get(row["label_name"]),
+                affirmed="|no|" not in row["attribute"],
+                verdict=VERDICTS.get(row["comparison"]),
+            )
+        )
+    return Gold(frozenset(table["patient_id"]), tuple(rows))
+
+
+def relations_by_pair(
+    graphs: Iterable[tuple[Relation, ...]],
+    study_of: dict[str, int],
+    rules: Rules,
+    oddities: Counter[str],
+) -> dict[FilmPair, list[Relation]]:
+    """Group the usable relations of all graphs by the pair that they compare.
+
+    Left out and counted: relations with two verdicts or none, and relations inside one study
+    (`study_of`: study by dicom_id), which compare a report with itself.
+    """
+    grouped: dict[FilmPair, list[Relation]] = defaultdict(list)
+    for relations in graphs:
+        for relation in relations:
+            first = relations[0] if rules.pair_of_first_relation else relation
+            pair = (first.previous, first.current)
+            study = study_of.get(pair[0])
+            if study is not None and study == study_of.get(pair[1]):
+                oddities["relations left out: both films in one study"] += 1
+            elif len(relation.verdicts) != 1:
+                oddities["relations left out: two comparisons, or none"] += 1
+            else:
+                grouped[pair].append(relation)
+    return grouped
+
+
+def no_labels(n_pairs: int) -> PairLabels:
+    """Pairs that nobody compares."""
+    return PairLabels(
+        diseases=np.full((n_pairs, len(DISEASES)), NOT_MENTIONED, np.int8),
+        regions=np.full((n_pairs, len(REGIONS), len(DISEASES)), NOT_MENTIONED, np.int8),
+        from_gold=np.zeros(n_pairs, bool),
+    )
+
+
+def label_pairs(
+    pairs: list[FilmPair], relations: dict[FilmPair, list[Relation]], gold: Gold, rules: Rules
+) -> PairLabels:
+    """Label pairs of films; what nobody compares is `NOT_MENTIONED`."""
+    labels = no_labels(len(pairs))
+    gold_of: dict[FilmPair, list[GoldRow]] = defaultdict(list)
+    for row in gold.rows:
+        gold_of[row.pair].append(row)
+    for i, pair in enumerate(pairs):
+        _silver(relations.get(pair, []), labels.diseases[i], labels.regions[i], rules)
+        if pair in gold_of:
+            override = _gold_first_row if rules.gold_row_for_all_diseases else _gold_by_disease
+            labels.from_gold[i] = override(gold_of[pair], labels.diseases[i])
+            _gold_regions(gold_of[pair], labels.regions[i], rules)
+    if rules.no_region_edema:
+        labels.regions[:, :, DISEASES.index(EDEMA)] = NOT_MENTIONED
+    return labels
+
+
+class _Verdicts:
+    """Verdicts collected by key; a key whose verdicts disagree has no label."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[tuple[int, ...], list[Progression]] = defaultdict(list)
+
+    def add(self, key: tuple[int, ...], verdict: Progression) -> None:
+        self._by_key[key].append(verdict)
+
+    def write(self, labels: np.ndarray, last_wins: bool = False) -> bool:
+        """Write the labels into an array that the keys index; return whether there was one."""
+        written = False
+        for key, verdicts in self._by_key.items():
+            if last_wins or len(set(verdicts)) == 1:
+                labels[key] = verdicts[-1]
+                written = True
+        return written
+
+
+def _silver(
+    relations: list[Relation], diseases: np.ndarray, regions: np.ndarray, rules: Rules
+) -> None:
+    """Labels of one pair from its reports: diseases over all regions, and each of our regions."""
+    by_disease, by_region = _Verdicts(), _Verdicts()
+    for relation in relations:
+        for name, affirmed in relation.findings:
+            if affirmed or rules.negated_findings:
+                disease = DISEASES.index(name)
+                by_disease.add((disease,), relation.verdicts[0])
+                if relation.region in REGIONS:
+                    region = REGIONS.index(relation.region)
+                    by_region.add((region, disease), relation.verdicts[0])
+    by_disease.write(diseases)
+    by_region.write(regions, last_wins=rules.last_relation_wins)
+
+
+def _gold_by_disease(rows: list[GoldRow], diseases: np.ndarray) -> bool:
+    """Diseases on which the annotated regions agree, also those that no report compares."""
+    verdicts = _Verdicts()
+    for row in rows:
+        if row.verdict is not None and row.disease is not None and row.affirmed:
+            verdicts.add((DISEASES.index(row.disease),), row.verdict)
+    return verdicts.write(diseases)
+
+
+def _gold_first_row(rows: list[GoldRow], diseases: np.ndarray) -> bool:
+    """As published: the first row's comparison for every disease that a report compares."""
+    verdict = rows[0].verdict
+    diseases[diseases != NOT_MENTIONED] = NOT_MENTIONED if verdict is None else verdict
+    return True
+
+
+def _gold_regions(rows: list[GoldRow], regions: np.ndarray, rules: Rules) -> None:
+    verdicts = _Verdicts()
+    for row in rows:
+        usable = row.affirmed or rules.negated_findings
+        if usable and row.verdict is not None and row.disease is not None and row.region in REGIONS:
+            key = (REGIONS.index(row.region), DISEASES.index(row.disease))
+            verdicts.add(key, row.verdict)
+    verdicts.write(regions, last_wins=rules.last_relation_wins)
+
+
+def consecutive_pairs(films: pd.DataFrame) -> pd.DataFrame:
+    """Pairs of films that follow each other in a stay.
+
+    Args:
+        films: columns stay, seconds and dicom_id, sorted by stay and time
+
+    Returns:
+        Columns stay, film_1, film_2 (rows in `films`), seconds_1, seconds_2, previous, current.
+    """
+    same = films["stay"].to_numpy()[1:] == films["stay"].to_numpy()[:-1]
+    first = np.flatnonzero(same)
+    seconds, dicom = films["seconds"].to_numpy(), films["dicom_id"].to_numpy()
+    return pd.DataFrame(
+        {
+            "stay": films["stay"].to_numpy()[first],
+            "film_1": first,
+            "film_2": first + 1,
+            "seconds_1": seconds[first],
+            "seconds_2": seconds[first + 1],
+            "previous": dicom[first],
+            "current": dicom[first + 1],
+        }
+    )

@@ -1,0 +1,115 @@
+"""What a cohort is made of: stays, their films, pairs of films and the pairs' labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from bench.data.vocabulary import NOT_MENTIONED
+from bench.preparing.attrition import Attrition
+from bench.preparing.films import read_films, select_films
+from bench.preparing.progression import (
+    Gold,
+    PairLabels,
+    consecutive_pairs,
+    label_pairs,
+    relations_by_pair,
+)
+from bench.preparing.rules import MIN_FILMS, Rules
+from bench.preparing.scene_graphs import Box, SceneGraph, SceneGraphs
+from bench.preparing.stays import read_stays, select_stays
+from bench.preparing.windows import HORIZON_SECONDS
+
+
+@dataclass(frozen=True)
+class RawFolders:
+    """The three raw data sets, as downloaded or simulated."""
+
+    mimic_iv: Path
+    mimic_cxr: Path
+    imagenome: Path
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The rows of a cohort, with raw identifiers.
+
+    stays: subject_id, stay_id, los_days, mortality, length_of_stay, icu_sample and what
+        demographics are made of
+    films: dicom_id, subject_id, study_id, stay (row in `stays`), seconds since ICU admission
+    pairs: see `consecutive_pairs`
+    labels: of the pairs
+    """
+
+    stays: pd.DataFrame
+    films: pd.DataFrame
+    pairs: pd.DataFrame
+    labels: PairLabels
+
+
+def select(
+    raw: RawFolders, graphs: SceneGraphs, gold: Gold, rules: Rules, attrition: Attrition
+) -> tuple[Selection, list[dict[str, Box]]]:
+    """Apply every rule to the raw tables; also return the region boxes of the kept films."""
+    stays = select_stays(read_stays(raw.mimic_iv), rules, attrition)
+    all_films = read_films(raw.mimic_cxr)
+    films = select_films(all_films, stays, graphs, raw.mimic_cxr, rules, attrition)
+    pairs = consecutive_pairs(films)
+    read = _read_graphs(graphs, films, all_films, attrition)
+    relations = relations_by_pair(
+        (graph.relations for graph in read.values()),
+        dict(zip(all_films["dicom_id"], all_films["study_id"], strict=True)),
+        rules,
+        attrition.oddities,
+    )
+    film_pairs = list(zip(pairs["previous"], pairs["current"], strict=True))
+    labels = label_pairs(film_pairs, relations, gold, rules)
+    stays = stays.assign(icu_sample=has_early_films(films, len(stays)))
+    selection = Selection(stays, films, pairs, labels)
+    if not rules.subjects_without_sample:
+        selection = with_samples(selection)
+        attrition.films("the stay gives a sample", selection.films)
+    return selection, [read[dicom].boxes for dicom in selection.films["dicom_id"]]
+
+
+def with_samples(selection: Selection) -> Selection:
+    """Only stays that are an ICU sample or have a labelled pair, rows numbered anew."""
+    stays, films = selection.stays, selection.films
+    pairs, labels = selection.pairs, selection.labels
+    labelled = (labels.diseases != NOT_MENTIONED).any(axis=1)
+    keep = stays["icu_sample"].to_numpy().copy()
+    keep[pairs["stay"].to_numpy()[labelled]] = True
+    keep_film = keep[films["stay"]]
+    keep_pair = keep[pairs["stay"]]
+    new_stay, new_film = np.cumsum(keep) - 1, np.cumsum(keep_film) - 1
+    kept_films, kept_pairs = films[keep_film], pairs[keep_pair]
+    return Selection(
+        stays=stays[keep].reset_index(drop=True),
+        films=kept_films.assign(stay=new_stay[kept_films["stay"]]).reset_index(drop=True),
+        pairs=kept_pairs.assign(
+            stay=new_stay[kept_pairs["stay"]],
+            film_1=new_film[kept_pairs["film_1"]],
+            film_2=new_film[kept_pairs["film_2"]],
+        ).reset_index(drop=True),
+        labels=replace(labels, **{name: part[keep_pair] for name, part in vars(labels).items()}),
+    )
+
+
+def has_early_films(films: pd.DataFrame, n_stays: int) -> np.ndarray:
+    """Whether a stay is a sample of the ICU tasks: two films or more in the first 48 h."""
+    early = films.loc[films["seconds"] < HORIZON_SECONDS, "stay"]
+    return np.bincount(early, minlength=n_stays) >= MIN_FILMS
+
+
+def _read_graphs(
+    graphs: SceneGraphs, films: pd.DataFrame, all_films: pd.DataFrame, attrition: Attrition
+) -> dict[str, SceneGraph]:
+    """The scene graphs of every image in the studies of the kept films, by dicom_id."""
+    in_studies = all_films.loc[all_films["study_id"].isin(films["study_id"]), "dicom_id"]
+    wanted = sorted(dicom for dicom in in_studies if dicom in graphs)
+    bar = tqdm(wanted, desc="scene graphs", unit="graph", disable=None)
+    return {dicom: graphs.read(dicom, attrition.oddities) for dicom in bar}

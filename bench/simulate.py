@@ -1,0 +1,114 @@
+"""Simulate raw files in the MIMIC-IV, MIMIC-CXR-JPG and Chest ImaGenome layouts.
+
+python -m bench.simulate --size small --out data/raw/small
+python -m bench.simulate --mimic-iv DIR --out data/raw/demo100    films for a real directory's stays
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from bench import arguments
+from bench.errors import Parser, UserError, run_command
+from bench.simulating.identifiers import Identifiers, draw_identifiers
+from bench.simulating.populate import simulate_population
+from bench.simulating.population import Population
+from bench.simulating.real_stays import population_of
+from bench.simulating.sizes import Knobs, Signal, Size
+from bench.simulating.writing import Settings, is_there, write_raw
+
+KNOBS = ("chronic", "reader_noise", "ehr_gain", "dynamics", "timing", "nuisance")
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    p = Parser(prog="python -m bench.simulate", description=__doc__)
+    p.add_argument(
+        "--size",
+        type=arguments.choice(Size),
+        default=Size.SMALL,
+        metavar="NAME",
+        help=", ".join(f"{size} ({size.n_stays} stays)" for size in Size),
+    )
+    p.add_argument("--out", type=Path, metavar="DIR", help="where (data/raw/SIZE)")
+    p.add_argument("--seed", type=int, default=7, metavar="N", help="decides everything")
+    p.add_argument(
+        "--film-size", type=arguments.positive, default=256, metavar="PX", help="side of a film"
+    )
+    p.add_argument("--jobs", type=arguments.positive, metavar="N", help="processes (cores)")
+    p.add_argument("--gzip", action="store_true", help="write .csv.gz")
+    p.add_argument("--force", action="store_true", help="replace an older simulation")
+    p.add_argument(
+        "--mimic-iv", type=Path, metavar="DIR", help="draw films for this directory's real stays"
+    )
+    for name in KNOBS:
+        p.add_argument(
+            f"--{name.replace('_', '-')}", type=_multiplier, default=1.0, metavar="X", help="knob"
+        )
+    p.add_argument(
+        "--signal",
+        type=arguments.choice(Signal),
+        default=Signal.BOTH,
+        metavar="NAME",
+        help="which modality carries the planted course: " + ", ".join(Signal),
+    )
+    return p
+
+
+def _multiplier(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError
+    return value
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    arg = parser().parse_args(argv)
+    if arg.film_size < 64:
+        raise UserError(f"--film-size {arg.film_size}: a film needs 64 px or more")
+    knobs = Knobs(**{name: getattr(arg, name) for name in KNOBS}, signal=arg.signal)
+    real = arg.mimic_iv.absolute() if arg.mimic_iv else None
+    size = "real stays" if real else str(arg.size)
+    settings = Settings(size, arg.seed, arg.film_size, arg.gzip, str(real) if real else None, knobs)
+    out = arg.out or Path("data/raw") / ("real-stays" if real else size)
+    print(f"simulating {size}, seed {arg.seed}, films of {arg.film_size} px -> {out}", flush=True)
+    if is_there(out, settings, arg.force):
+        print("already there")
+        return 0
+    started = time.monotonic()
+    population, ids = _populate(arg.size, arg.seed, knobs, real)
+    write_raw(out, population, ids, settings, arg.jobs or os.cpu_count() or 1)
+    print(_summary(population, out, time.monotonic() - started))
+    return 0
+
+
+def _populate(
+    size: Size, seed: int, knobs: Knobs, real: Path | None
+) -> tuple[Population, Identifiers]:
+    """A simulated population, or films for real stays; with its identifiers."""
+    if real is not None:
+        return population_of(real, seed)
+    population = simulate_population(size, seed, knobs)
+    return population, draw_identifiers(population)
+
+
+def _summary(population: Population, out: Path, seconds: float) -> str:
+    megabytes = sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6
+    kinds = population.stays["kind"].value_counts()
+    n_films = len(population.films)
+    labelled = np.mean(population.pairs["compared"]) if len(population.pairs) else 0
+    return (
+        f"{len(population.stays)} stays ({kinds.get('clean', 0)} to be kept), {n_films} films, "
+        f"{len(population.pairs)} pairs ({labelled:.0%} compared), {len(population.events)} EHR "
+        f"rows; {seconds:.0f} s, {n_films / seconds:.0f} films/s, {megabytes:.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    run_command(main)

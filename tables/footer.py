@@ -1,0 +1,207 @@
+"""What stands under a table: what its numbers are, what they may be taken for, what is missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bench import significance
+from bench.config import Request
+from bench.contract import Preset
+from bench.data.cohort import Cohort
+from bench.data.vocabulary import DISEASES, Task
+from bench.metrics import CURVE_METRICS, ranked_diseases
+from bench.significance import STAR_LEVELS
+from bench.store import Status
+from tables.build import Built
+from tables.runs import FoundRun
+from tables.scores import BOOTSTRAP_SEED
+
+
+@dataclass(frozen=True)
+class Note:
+    """One paragraph under a table, and the command to type if there is one."""
+
+    text: str
+    command: str = ""
+
+
+def footer(built: Built) -> list[Note]:
+    """The notes of a table."""
+    done = [run for run in built.runs if run.is_done]
+    texts = [
+        *provenance(built.selection.cohort, built.selection.preset),
+        _runs(built),
+        _cells(built),
+        *_diseases(built),
+        *_paper(built),
+        _stars(built),
+        *_redrawn(built),
+        _chosen(done),
+        code_and_machine(done),
+        *_notes_of_runs(done),
+        *_undefined(built),
+    ]
+    sweep = built.selection.sweep_command(built.table.name)
+    redo = [Note(f"{stale(done)} To redo them:", f"{sweep} --rerun stale")] if stale(done) else []
+    missing = _missing(built)
+    at_once = [Note("All that is missing, at once:", sweep)] if missing else []
+    return [*map(Note, texts), *redo, *missing, *at_once]
+
+
+def provenance(cohort: Cohort, preset: Preset) -> list[str]:
+    """What data this is, and that a simulation or a demo says nothing about MIMIC."""
+    notes = [f"Cohort: {cohort.title} ({cohort.content_hash}); preset {preset}."]
+    if cohort.is_simulated:
+        notes.append("SIMULATED DATA: these numbers say nothing about MIMIC.")
+    if preset is Preset.DEMO:
+        notes.append(
+            "DEMO PRESET: a check of the plumbing, too small to rank methods; its numbers say "
+            "nothing about MIMIC."
+        )
+    return notes
+
+
+def _runs(built: Built) -> str:
+    seeds = ", ".join(map(str, built.selection.seeds))
+    n_done = sum(run.is_done for run in built.runs)
+    tests = [
+        f"{runs.task} {len(runs.labels)} samples of {runs.n_subjects} subjects"
+        for runs in built.task_runs
+        if runs.scorers
+    ]
+    return f"{n_done} of {len(built.runs)} runs; seeds {seeds}; test set: {', '.join(tests)}."
+
+
+def _cells(built: Built) -> str:
+    n = len(built.selection.seeds)
+    return (
+        f"Mean ± standard deviation over {n} seeds (ddof 1); the long CSV adds every seed's value "
+        "and the 95 % interval of the mean over test subjects (cluster bootstrap, percentile)."
+    )
+
+
+def _diseases(built: Built) -> list[str]:
+    """Which diseases enter AUROC and AUPRC."""
+    notes = []
+    for runs in built.task_runs:
+        ranked_columns = CURVE_METRICS.keys() & set(built.table.metrics(runs.task))
+        if runs.task is Task.DISEASE_PROGRESSION and ranked_columns and runs.scorers:
+            named = ranked_diseases(runs.labels, runs.min_labels)
+            which = f"all {len(DISEASES)}" if len(named) == len(DISEASES) else ", ".join(named)
+            notes.append(
+                f"AUROC and AUPRC over diseases with at least {runs.min_labels} test labels of "
+                f"every class: {which or 'none'}."
+            )
+    return notes
+
+
+def _paper(built: Built) -> list[str]:
+    if not built.shows_paper:
+        return []
+    return [
+        f"'paper': the number that the paper's Table {built.table.paper_table} prints. Its "
+        "multi-class AUPRC is a trapezoid area; ours is average precision."
+    ]
+
+
+def _stars(built: Built) -> str:
+    """The test, its correction and the smallest p it can give."""
+    levels = ", ".join(f"{mark} p < {level}" for level, mark in reversed(STAR_LEVELS))
+    m = built.family_size
+    floor = significance.smallest_adjusted_p(built.n_resamples, m)
+    reachable = [mark for level, mark in STAR_LEVELS if floor < level]
+    short = (
+        ""
+        if len(reachable) == len(STAR_LEVELS)
+        else (
+            f" (at most {reachable[0]} can be reached)"
+            if reachable
+            else " (no star can be reached)"
+        )
+    )
+    return (
+        f"{levels}: differs from {built.reference.name}; two-sided paired cluster bootstrap over "
+        f"test subjects, B = {built.n_resamples}, seed {BOOTSTRAP_SEED}, Holm-adjusted over the "
+        f"{m} comparisons of each task and metric; smallest adjusted p attainable {floor:.2g}"
+        f"{short}. Conditional on the trained models: seeds are averaged over, not resampled."
+    )
+
+
+def _redrawn(built: Built) -> list[str]:
+    shares = [
+        f"{scores.runs.task} {scores.metric} {scores.redrawn_share:.1%}"
+        for scores in built.scores
+        if scores.redrawn_share
+    ]
+    if not shares:
+        return []
+    return [f"Resamples drawn again because a class was missing: {', '.join(shares)}."]
+
+
+def _chosen(done: Sequence[FoundRun]) -> str:
+    """By what the epoch of each run was chosen."""
+    rules: dict[Task, Counter[str]] = {}
+    for run in done:
+        rules.setdefault(run.request.task, Counter())[str(run.record["selection"]["rule"])] += 1
+    named = ", ".join(f"{task} by {_mixture(counts)}" for task, counts in rules.items())
+    return f"Epoch chosen on validation: {named}; the test set was used once."
+
+
+def code_and_machine(done: Sequence[FoundRun]) -> str:
+    """Commit of the runs, and device, threads and versions where they differ between runs."""
+    commits = Counter(str(run.record["commit"] or "unknown") for run in done)
+    kinds = {
+        "devices": Counter(str(run.record["device"]) for run in done),
+        "thread counts": Counter(str(run.record["threads"]) for run in done),
+    }
+    for package in done[0].record["versions"]:
+        counts = Counter(str(run.record["versions"].get(package)) for run in done)
+        kinds[f"{package} versions"] = counts
+    mixed = [f" Mixed {kind}: {_mixture(c)}." for kind, c in kinds.items() if len(c) > 1]
+    return f"Code: commit {_mixture(commits)}.{''.join(mixed)}"
+
+
+def stale(done: Sequence[FoundRun]) -> str:
+    """That some runs were made by older code; empty if none was."""
+    n = sum(run.status is Status.STALE for run in done)
+    return f"STALE: {n} of these runs were made by older code." if n else ""
+
+
+def _notes_of_runs(done: Sequence[FoundRun]) -> list[str]:
+    notes = Counter(f"{run.request.task}: {note}" for run in done for note in run.record["notes"])
+    return [f"{note} ({n} runs)." for note, n in notes.items()]
+
+
+def _undefined(built: Built) -> list[str]:
+    """Reasons of cells without a value or without a p, each once."""
+    reasons: dict[str, None] = {}
+    for cell in built.frame.to_dict("records"):
+        for reason in str(cell["note"]).split("; "):
+            if reason.startswith(("undefined", "no p", "declined")):
+                reasons[f"{cell['task']} {cell['metric']}, {reason}."] = None
+    return list(reasons)
+
+
+def _missing(built: Built) -> list[Note]:
+    """Runs that gave no number, with the reason and the command; row by row."""
+    cohort = str(built.selection.cohort.path)
+    groups: dict[tuple[str, Task, str], list[Request]] = {}
+    for runs in built.task_runs:
+        for (row, _), run in runs.found.items():
+            if not run.is_done and not run.is_declined:
+                groups.setdefault((row.name, runs.task, run.reason), []).append(run.request)
+    notes = []
+    for (name, task, reason), requests in groups.items():
+        seeds = ", ".join(str(request.seed) for request in requests)
+        text = f"Missing: {name} on {task}, seed {seeds}: {reason}."
+        notes.append(Note(text, requests[0].command(cohort)))
+    return notes
+
+
+def _mixture(counts: Counter[str]) -> str:
+    """One value, or all with how many runs have each."""
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{value} ({n} runs)" for value, n in sorted(counts.items()))

@@ -1,0 +1,50 @@
+"""Print a table from stored runs and write it as text, Markdown, LaTeX and CSV (long and wide).
+
+python -m tables.render table2
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from bench import arguments
+from bench.errors import Parser, UserError, nearest, run_command
+from tables import command
+from tables.build import build
+from tables.definitions import TABLES
+from tables.formats import ansi, as_text, files, plain
+
+
+def parser() -> Parser:
+    """The command's arguments."""
+    p = Parser(prog="python -m tables.render", description=__doc__)
+    p.add_argument("table", metavar="TABLE", help=", ".join(TABLES))
+    command.add_selection(p)
+    p.add_argument("--reference", metavar="ROW", help="row that the others are tested against")
+    p.add_argument(
+        "--resamples", type=arguments.positive, metavar="B", help="bootstrap resamples (preset's)"
+    )
+    return p
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; incomplete and undefined cells are no error."""
+    arg = parser().parse_args(argv)
+    if arg.table not in TABLES:
+        raise UserError(f"unknown table '{arg.table}': {nearest(arg.table, TABLES)}")
+    selection = command.selection(arg, arg.table)
+    built = build(TABLES[arg.table], selection, arg.resamples, arg.reference)
+    print(as_text(built, ansi if _shows_colour() else plain))
+    for path in command.write_files(selection.store.tables, files(built)):
+        print(f"wrote {path}")
+    return 0
+
+
+def _shows_colour() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") != "dumb"
+
+
+if __name__ == "__main__":
+    run_command(main)
