@@ -14,7 +14,7 @@ import torch
 
 from bench.contract_checks import CHECKS, Case, Check, settings
 from bench.data.miniature import miniature_cohort
-from bench.errors import Parser, run_command
+from bench.errors import Parser, UserError, run_command
 from bench.registry import METHODS, load_method
 
 FILM_SIZE, REGION_SIZE = 128, 32
@@ -31,7 +31,7 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arg = parser().parse_args(argv)
-    title = load_method(arg.method).title
+    title = _title(arg.method)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         cohort = miniature_cohort(
@@ -41,6 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{title}: {len(cases)} settings (tasks x films x EHR x ablations)")
         results = [report(check, cases) for check in CHECKS]
     return 0 if all(results) else 1
+
+
+def _title(method: str) -> str:
+    cls = load_method(method)
+    missing = [name for name in ("title", "inputs") if not hasattr(cls, name)]
+    if missing:
+        raise UserError(
+            f"{method} does not set {' and '.join(missing)}: see methods/base.py for what a method "
+            "declares"
+        )
+    return cls.title
 
 
 def report(check: Check, cases: Iterable[Case]) -> bool:

@@ -201,7 +201,7 @@ def _comparison(row: Row, reference: Row, scores: MetricScores) -> tuple[dict[st
     a, b = [own[seed] for seed in seeds], [other[seed] for seed in seeds]
     nothing["difference"] = float((scores.values[a] - scores.values[b]).mean())
     if scores.redrawn_share > significance.MAX_REDRAWN:
-        return nothing, f"no p: undefined in {scores.redrawn_share:.0%} of the resamples"
+        return nothing, f"no p: undefined in {scores.redrawn_share:.1%} of the resamples"
     resampled = (scores.resampled[a] - scores.resampled[b]).mean(axis=0)
     return nothing | {"p": significance.two_sided_p(resampled)}, ""
 

@@ -100,10 +100,11 @@ def _diseases(built: Built) -> list[str]:
 def _paper(built: Built) -> list[str]:
     if not built.shows_paper:
         return []
-    return [
-        f"'paper': the number that the paper's Table {built.table.paper_table} prints. Its "
-        "multi-class AUPRC is a trapezoid area; ours is average precision."
-    ]
+    note = f"'paper': the number that the paper's Table {built.table.paper_table} prints."
+    areas = [c.task for c in built.table.columns if c.metric == "auprc"]
+    if set(areas) - {Task.MORTALITY}:
+        note += " Its multi-class AUPRC is a trapezoid area; ours is average precision."
+    return [note]
 
 
 def _stars(built: Built) -> str:
@@ -160,7 +161,8 @@ def code_and_machine(done: Sequence[FoundRun]) -> str:
         counts = Counter(str(run.record["versions"].get(package)) for run in done)
         kinds[f"{package} versions"] = counts
     mixed = [f" Mixed {kind}: {_mixture(c)}." for kind, c in kinds.items() if len(c) > 1]
-    return f"Code: commit {_mixture(commits)}.{''.join(mixed)}"
+    changed = " ('+': with uncommitted changes)" if any(c.endswith("+") for c in commits) else ""
+    return f"Code: commit {_mixture(commits)}{changed}.{''.join(mixed)}"
 
 
 def stale(done: Sequence[FoundRun]) -> str:

@@ -22,7 +22,11 @@ def parser() -> Parser:
     p = Parser(prog="python -m tables.render", description=__doc__)
     p.add_argument("table", metavar="TABLE", help=", ".join(TABLES))
     command.add_selection(p)
-    p.add_argument("--reference", metavar="ROW", help="row that the others are tested against")
+    p.add_argument(
+        "--reference",
+        metavar="ROW",
+        help="row that the others are tested against, e.g. medfuse-long",
+    )
     p.add_argument(
         "--resamples", type=arguments.positive, metavar="B", help="bootstrap resamples (preset's)"
     )

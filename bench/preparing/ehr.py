@@ -13,7 +13,6 @@ from bench.data.cohort import Normalisation
 from bench.data.vocabulary import DEMOGRAPHICS
 from bench.preparing.demographics import MEASURE_ITEMS, demographics
 from bench.preparing.events import (
-    Events,
     clean_events,
     no_events,
     official_items,
@@ -27,7 +26,6 @@ from bench.preparing.windows import (
     HORIZON_SECONDS,
     Windows,
     hourly,
-    inside,
     last_needed,
     pair_windows,
     stay_windows,
@@ -79,8 +77,7 @@ def prepare_ehr(
     values, observed = hourly(events, of_stays.followed_by(of_pairs), impute)
 
     fitted = training | rules.normalise_on_all
-    used = inside(events, of_stays) | inside(events, of_pairs) | rules.normalise_on_all
-    normalisation = fit_normalisation(events, used & fitted[events.stay], impute, inputs[fitted])
+    normalisation = fit_normalisation(events, fitted, impute, inputs)
     return Ehr(values, observed, inputs, of_stays, of_pairs, normalisation)
 
 
@@ -89,10 +86,10 @@ def unknown_ehr(selection: Selection) -> Ehr:
     stays, pairs = selection.stays, selection.pairs
     of_stays, of_pairs = stay_windows(len(stays), STRICT), pair_windows(pairs, STRICT)
     impute = ranges(STRICT).impute
-    events: Events = no_events()
+    events = no_events()
     values, observed = hourly(events, of_stays.followed_by(of_pairs), impute)
     inputs = np.full((len(stays), len(DEMOGRAPHICS)), np.nan, np.float32)
-    normalisation = fit_normalisation(events, np.zeros(0, bool), impute, inputs)
+    normalisation = fit_normalisation(events, np.ones(len(stays), bool), impute, inputs)
     return Ehr(values, observed, inputs, of_stays, of_pairs, normalisation)
 
 

@@ -108,14 +108,20 @@ def ranges(rules: Rules) -> Ranges:
 
 @cache
 def score_of_text() -> dict[tuple[int, str], float]:
-    """(variable index, charted text in lower case) -> score, for the coma scale."""
+    """(variable index, charted text in lower case) -> score, for the coma scale.
+
+    The published scores begin at 0 for 'None', which clipping makes 1.
+    """
     scores = {}
-    for variable, categories in enumerate(_range_table()["categories"]):
+    table = _range_table()
+    for variable, (lowest, categories) in enumerate(
+        zip(table["outlier_low"], table["categories"], strict=True)
+    ):
         if isinstance(categories, str):
             for category in categories.split("; "):
                 score, texts = category.split(": ", 1)
                 for text in texts.split(" | "):
-                    scores[variable, text.lower()] = float(score)
+                    scores[variable, text.lower()] = max(float(score), lowest)
     return scores
 
 
@@ -126,9 +132,13 @@ def _text_items() -> list[int]:
 
 
 def read_raw_events(
-    mimic_iv: Path, stays: pd.DataFrame, until_seconds: np.ndarray, items: list[int], rules: Rules,
+    mimic_iv: Path,
+    stays: pd.DataFrame,
+    until_seconds: np.ndarray,
+    items: list[int],
+    rules: Rules,
     jobs: int = 1,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Stream the event tables and keep the given items of the given stays.
 
     Args:

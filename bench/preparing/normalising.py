@@ -14,21 +14,23 @@ N_CONTINUOUS = len(DEMOGRAPHICS) - sum(len(members(prefix)) for prefix in DEMOGR
 
 
 def fit_normalisation(
-    events: Events, used: np.ndarray, impute: np.ndarray, demographics: np.ndarray
+    events: Events, training: np.ndarray, impute: np.ndarray, demographics: np.ndarray
 ) -> Normalisation:
-    """Fit on what the caller selects.
+    """Fit on the training stays.
 
     Args:
-        events: events of all stays
-        used: bool [events]; events to fit on
+        events: what the windows of all stays can show, values before the window's start included
+        training: bool [stays]; stays to fit on
         impute: float [38]; mean of a variable that is never charted
-        demographics: float [stays to fit on, 17]
+        demographics: float [stays, 17]
     """
+    used = training[events.stay]
     ehr_mean, ehr_sd = _event_moments(events.variable[used], events.value[used], impute)
+    known = demographics[training]
     mean, sd = np.zeros(len(DEMOGRAPHICS)), np.ones(len(DEMOGRAPHICS))
     for column in range(N_CONTINUOUS):
-        mean[column], sd[column] = _fenced_moments(demographics[:, column])
-    return Normalisation(ehr_mean, ehr_sd, mean, sd, _fill(demographics))
+        mean[column], sd[column] = _fenced_moments(known[:, column])
+    return Normalisation(ehr_mean, ehr_sd, mean, sd, _fill(known))
 
 
 def _event_moments(

@@ -64,6 +64,8 @@ def provenance(
     """
     films = find_simulation(mimic_cxr, imagenome)
     stays = find_simulation(mimic_iv)
+    if stays is not None and stays.get("mimic_iv"):
+        stays = None  # That simulation drew films for real stays.
     is_demo = marked_open or (mimic_iv / DEMO_MARK).is_file()
     if stays is not None or (marked_simulated and films is None):
         return Provenance(_simulated_title(stays or {}), simulated=True, credentialed=False)

@@ -70,19 +70,18 @@ def select(
     labels = label_pairs(film_pairs, relations, gold, rules)
     stays = stays.assign(icu_sample=has_early_films(films, len(stays)))
     selection = Selection(stays, films, pairs, labels)
-    if not rules.subjects_without_sample:
-        selection = with_samples(selection)
+    if rules.subjects_without_sample:
+        selection = of_stays(selection, np.isin(np.arange(len(stays)), films["stay"]))
+    else:
+        selection = of_stays(selection, _gives_sample(selection))
         attrition.films("the stay gives a sample", selection.films)
     return selection, [read[dicom].boxes for dicom in selection.films["dicom_id"]]
 
 
-def with_samples(selection: Selection) -> Selection:
-    """Only stays that are an ICU sample or have a labelled pair, rows numbered anew."""
+def of_stays(selection: Selection, keep: np.ndarray) -> Selection:
+    """The selection of some stays (bool [stays]), rows numbered anew."""
     stays, films = selection.stays, selection.films
     pairs, labels = selection.pairs, selection.labels
-    labelled = (labels.diseases != NOT_MENTIONED).any(axis=1)
-    keep = stays["icu_sample"].to_numpy().copy()
-    keep[pairs["stay"].to_numpy()[labelled]] = True
     keep_film = keep[films["stay"]]
     keep_pair = keep[pairs["stay"]]
     new_stay, new_film = np.cumsum(keep) - 1, np.cumsum(keep_film) - 1
@@ -97,6 +96,14 @@ def with_samples(selection: Selection) -> Selection:
         ).reset_index(drop=True),
         labels=replace(labels, **{name: part[keep_pair] for name, part in vars(labels).items()}),
     )
+
+
+def _gives_sample(selection: Selection) -> np.ndarray:
+    """Whether a stay is a sample of the ICU tasks or has a labelled pair, bool [stays]."""
+    gives = selection.stays["icu_sample"].to_numpy().copy()
+    labelled = (selection.labels.diseases != NOT_MENTIONED).any(axis=1)
+    gives[selection.pairs["stay"].to_numpy()[labelled]] = True
+    return gives
 
 
 def has_early_films(films: pd.DataFrame, n_stays: int) -> np.ndarray:

@@ -98,20 +98,6 @@ def hourly(events: Events, windows: Windows, impute: np.ndarray) -> tuple[np.nda
     return values, observed
 
 
-def inside(events: Events, windows: Windows) -> np.ndarray:
-    """Whether each event lies in one of the windows of its stay, bool [events].
-
-    Windows of a stay must end in the order in which they start.
-    """
-    order = np.lexsort((windows.first_hour, windows.stay))
-    stay, end = windows.stay[order], windows.end[order]
-    start = windows.first_hour[order] * HOUR
-    window_key, event_key = _on_one_axis((stay, start), (events.stay, events.seconds))
-    latest = np.searchsorted(window_key, event_key, side="right")
-    own = np.append(-1, stay)[latest] == events.stay
-    return own & (events.seconds < np.append(0, end)[latest])
-
-
 def _on_one_axis(
     first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -58,9 +58,9 @@ class View:
         return moved + 0.5
 
     def resample(self, image: np.ndarray) -> np.ndarray:
-        """Return a canonical map [size, size] as this film shows it (bilinear, borders repeated).
+        """Return a canonical map [size, size] as this film shows it, float32 [size, size].
 
-        One gather undoes scale, rotation, shift and breath at once.
+        One bilinear gather undoes scale, rotation, shift and breath at once.
         """
         size = len(image)
         grid = whole_grid(size)
@@ -115,9 +115,13 @@ def expose(
 
 
 def _bilinear(image: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Return the image at fractional rows and columns, clipped to its borders."""
+    """Return the image at fractional rows and columns.
+
+    Borders are repeated, but the abdomen goes on below the image as its mirror image.
+    """
     size = len(image)
-    row, column = np.clip(row, 0, size - 1.001), np.clip(column, 0, size - 1.001)
+    last = size - 1.001
+    row, column = np.clip(last - np.abs(last - row), 0, last), np.clip(column, 0, last)
     top, left = row.astype(np.int32), column.astype(np.int32)
     down, across = row - top, column - left
     start = top * size + left

@@ -37,9 +37,7 @@ ANTERIOR = RibCage(spacing=0.088, half_thickness=0.30, amplitude=0.070)
 
 def draw_bones(rng: np.random.Generator, geometry: Geometry, size: int) -> np.ndarray:
     """Return the attenuation of the bones, float32 [size, size]."""
-    return (
-        _ribs(rng, geometry, size) + _spine(geometry, size) + _shoulder_girdle(rng, geometry, size)
-    )
+    return _ribs(rng, geometry, size) + _spine(size) + _shoulder_girdle(rng, geometry, size)
 
 
 def _profile(half_thickness: float) -> np.ndarray:
@@ -81,7 +79,7 @@ def _ribs(rng: np.random.Generator, geometry: Geometry, size: int) -> np.ndarray
     return bars * cage * below
 
 
-def _spine(geometry: Geometry, size: int) -> np.ndarray:
+def _spine(size: int) -> np.ndarray:
     grid = whole_grid(size)
     vertebrae = 0.07 + 0.035 * np.cos(34 * np.float32(np.pi) * grid.y)
     column = edge((0.085 - np.abs(grid.x)) / 0.010)
@@ -103,12 +101,12 @@ def _shoulder_girdle(rng: np.random.Generator, geometry: Geometry, size: int) ->
             (sign * 0.88, outer),
         )
         strokes += [Stroke(clavicle, 0.028, 0.19), Stroke(clavicle, 0.018, 0.155)]
-        edge_x = geometry.half_width
+        wall = geometry.half_width
         scapula = curve(
-            (sign * (edge_x + 0.02), 0.13),
-            (sign * (edge_x - 0.08), 0.22),
-            (sign * (edge_x + 0.10), 0.44),
-            (sign * (edge_x + 0.16), 0.40),
+            (sign * (wall + 0.02), 0.13),
+            (sign * (wall - 0.08), 0.22),
+            (sign * (wall + 0.10), 0.44),
+            (sign * (wall + 0.16), 0.40),
         )
         strokes.append(Stroke(scapula, 0.010, 0.11))
     bones = draw_strokes(strokes, size)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.data.vocabulary import BOX_REGIONS
 from bench.simulating.acquisition import View
-from bench.simulating.geometry import CARINA_Y, HILUM, SIGN, Geometry, Side, heart
+from bench.simulating.geometry import ARCH_Y, CARINA_Y, HILUM, SIGN, Geometry, Side, heart
 from bench.simulating.shapes import whole_grid
 
 Box = tuple[float, float, float, float]
@@ -95,9 +95,9 @@ def _midline_boxes(geometry: Geometry) -> dict[str, Box]:
         "upper mediastinum": (-1.6 * half, geometry.apex, 1.6 * half, CARINA_Y + 0.02),
         "aortic arch": (
             arch_x - 3.2 * knob,
-            0.315 - 1.4 * knob,
+            ARCH_Y - 1.4 * knob,
             arch_x + 2.8 * knob,
-            0.315 + 1.4 * knob,
+            ARCH_Y + 1.4 * knob,
         ),
         "trachea": (-0.08, 0.03, 0.08, CARINA_Y + 0.02),
     }
@@ -108,10 +108,11 @@ def _side_boxes(geometry: Geometry, side: Side) -> dict[str, Box]:
     medial, lateral = 0.8 * geometry.mediastinum, geometry.half_width
     sulcus = float(geometry.dome(np.array(lateral), side))
     height = sulcus - geometry.apex
-    spans = {
-        name: (medial, geometry.apex + start * height, lateral, geometry.apex + end * height)
-        for name, (start, end) in LUNG_ZONES.items()
-    }
+    spans = {}
+    for name, (start, end) in LUNG_ZONES.items():
+        top, bottom = geometry.apex + start * height, geometry.apex + end * height
+        # The chest widens downwards, so a zone is widest at its lower end.
+        spans[name] = (medial, top, float(geometry.wall(np.array(bottom))), bottom)
     x, y = HILUM[side]
     spans["hilar structures"] = (x - 0.13, y - 0.10, x + 0.13, y + 0.10)
     spans["costophrenic angle"] = (lateral - 0.22, sulcus - 0.14, lateral, sulcus)

@@ -37,7 +37,7 @@ def draw_endotracheal_tube(rng: np.random.Generator, size: int) -> np.ndarray:
     centre = curve((lean, -0.02), (0.6 * lean, 0.12), (0.0, tip))
     wall = Stroke(centre, 0.016, 0.16)
     lumen = Stroke(centre, 0.008, 0.03)
-    marker = Stroke(centre + (0.006, 0), 0.003, 0.30)
+    marker = Stroke(centre + np.array([0.006, 0.0]), 0.003, 0.30)
     return draw_strokes([wall, lumen, marker], size)
 
 
@@ -79,10 +79,9 @@ def _pacemaker(rng: np.random.Generator) -> list[Stroke]:
     x, y = 0.58 + float(rng.normal(0, 0.03)), 0.19 + float(rng.normal(0, 0.015))
     atrial = curve((x, y), (0.40, 0.10), (-0.10, 0.10), (-0.16, 0.35), (-0.12, 0.58))
     ventricular = curve((x, y), (0.35, 0.08), (-0.14, 0.10), (-0.16, 0.70), (0.22, 0.74))
-    case = curve((x - 0.05, y), (x + 0.05, y), n_points=4)
     return [
         Stroke(atrial, 0.005, 0.22),
         Stroke(ventricular, 0.005, 0.22),
-        Stroke(case, 0.075, 0.42),
-        Stroke(case + (0.01, 0.004), 0.045, 0.55),
+        Stroke(circle((x, y), 0.020), 0.040, 0.40),
+        Stroke(circle((x, y + 0.006), 0.010), 0.020, 0.52),
     ]

@@ -17,7 +17,6 @@ from bench.simulating.findings import (
 )
 from bench.simulating.population import FILM_SEVERITIES
 
-
 HEART_TISSUE: Final = 0.30
 HEART_AIR: Final = 0.70
 HEART_VESSELS: Final = 0.65

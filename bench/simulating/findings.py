@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from bench.simulating.anatomy import Anatomy, Lung, join
-from bench.simulating.geometry import HILUM, Geometry, Side, heart
+from bench.simulating.geometry import HILUM, Side, heart
 from bench.simulating.population import FILM_SEVERITIES
 from bench.simulating.shapes import Grid, blob, edge, half_grid, whole_grid
 
@@ -79,12 +79,8 @@ def _edema(grid: Grid, anatomy: Anatomy, lung: Lung, level: float) -> np.ndarray
     """Perihilar, basal, uniform and patchy haze, fuller vessels and Kerley lines."""
     perihilar, basal, uniform, patchy = anatomy.edema_weights
     base = anatomy.geometry.diaphragm(lung.side)
-    haze = (
-        0.60
-        * perihilar
-        * blob(grid, HILUM[lung.side], anatomy.edema_radius)
-        * (1 + 0.3 * lung.grain)
-    )
+    wing = blob(grid, HILUM[lung.side], anatomy.edema_radius)
+    haze = 0.60 * perihilar * wing * (1 + 0.3 * lung.grain)
     haze += 0.41 * basal * edge((grid.y - base + 0.20) / 0.06)
     haze += 0.40 * uniform
     haze += 0.75 * patchy * edge((lung.patches - 0.2) / 0.25)
@@ -96,12 +92,13 @@ def _edema(grid: Grid, anatomy: Anatomy, lung: Lung, level: float) -> np.ndarray
 
 
 def _effusion(grid: Grid, anatomy: Anatomy, lung: Lung, level: float) -> np.ndarray:
-    """Fluid that rises from the costophrenic angle with a meniscus, and a faint supine veil."""
+    """Fluid that rises from the costophrenic angle with a meniscus, and a faint veil above it."""
     u = grid.x / anatomy.geometry.half_width
-    meniscus = 0.10 * (1 - np.abs(u / 0.95) ** 2.2).astype(np.float32)
+    meniscus = 0.10 * (1 - (u / 0.95) ** 2.2)
     top = anatomy.geometry.diaphragm(lung.side) + 0.165 - 0.50 * level**0.8
-    fluid = edge((grid.y - top - meniscus) / (0.012 + 0.02 * level))
-    return (0.50 + 0.25 * level) * fluid + 0.10 * level
+    depth = grid.y - top - meniscus
+    veil = edge((depth + 0.12) / 0.04)
+    return (0.50 + 0.25 * level) * edge(depth / (0.012 + 0.02 * level)) + 0.10 * level * veil
 
 
 def _atelectasis(grid: Grid, anatomy: Anatomy, lung: Lung, level: float) -> np.ndarray:

@@ -22,6 +22,8 @@ HILUM: Final[dict[Side, tuple[float, float]]] = {"right": (0.19, 0.43), "left": 
 """Distance from the midline and height of each hilum."""
 
 CARINA_Y: Final = 0.335
+ARCH_Y: Final = 0.315
+"""Heights of the carina and of the aortic arch."""
 
 
 @dataclass(frozen=True)

@@ -174,7 +174,8 @@ def _extra_images(root: Path, metadata: pd.DataFrame, seed: int) -> pd.DataFrame
             row["ViewPosition"] = "LATERAL" if kind < 0.09 else "PA"
         else:
             row["study_id"] = 60_000_000 + len(rows)
-            row["StudyDate"] = film["StudyDate"] - 10_000
+            # New Year of the year before: a date in every year, which 29 February is not.
+            row["StudyDate"] = film["StudyDate"] // 10_000 * 10_000 - 10_000 + 101
         rows.append(row)
         copy = film_file(root, row["subject_id"], row["study_id"], row["dicom_id"])
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,8 @@ from PIL import Image, ImageDraw
 SUPERSAMPLING = 2
 """Strokes are drawn on a canvas this many times finer, then averaged: cheap smooth lines."""
 
+WIDE_PIXELS = 12
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -119,12 +121,14 @@ def draw_strokes(strokes: Iterable[Stroke], size: int) -> np.ndarray:
     side = size * SUPERSAMPLING
     image = Image.new("F", (side, side))
     canvas = ImageDraw.Draw(image)
-    to_pixels = np.array([side / 2, side])
+    origin, to_pixels = np.array([-1.0, 0.0]), np.array([side / 2, side])
     for stroke in strokes:
         width = stroke.width * side
-        pixels = (stroke.points + (1, 0)) * to_pixels
+        pixels = (stroke.points - origin) * to_pixels
         value = stroke.value * min(1.0, width)
-        canvas.line(pixels.ravel().tolist(), fill=value, width=max(1, round(width)))
+        # Only thick strokes show their corners, and rounding these is slow.
+        joint = "curve" if width > WIDE_PIXELS else None
+        canvas.line(pixels.ravel().tolist(), fill=value, width=max(1, round(width)), joint=joint)
     return np.array(image.reduce(SUPERSAMPLING), dtype=np.float32)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bench.simulating.geometry import CARINA_Y, HILUM, SIGN, Geometry, Side
+from bench.simulating.geometry import ARCH_Y, CARINA_Y, HILUM, SIGN, Geometry, Side
 from bench.simulating.shapes import (
     Grid,
     Stroke,
@@ -60,9 +60,9 @@ def _torso(grid: Grid, geometry: Geometry) -> np.ndarray:
 
 
 def _outline(grid: Grid) -> np.ndarray:
-    """Return the body's mask: beside the neck the shoulders rise from y .015 to .165."""
-    slope = np.maximum(np.abs(grid.x) - 0.25, 0)
-    shoulder = 0.035 * edge((slope - 0.03) / 0.015) + 0.04 * slope + 0.20 * slope * slope * slope
+    """Return the body's mask: beside the neck the shoulders slope down."""
+    beyond = np.maximum(np.abs(grid.x) - 0.25, 0)
+    shoulder = 0.035 * edge((beyond - 0.03) / 0.015) + 0.04 * beyond + 0.20 * beyond**3
     return edge((grid.y - shoulder + 0.02) / 0.006)
 
 
@@ -84,7 +84,7 @@ def _mediastinum(
     size = grid.x.shape[1]
     vessels = edge((geometry.medial(grid.y) - np.abs(grid.x)) / 0.016)
     knob = 2 * geometry.knob_radius
-    arch = (geometry.mediastinum + 0.25 * knob, 0.315)
+    arch = (geometry.mediastinum + 0.25 * knob, ARCH_Y)
     distance = np.sqrt((grid.x - arch[0]) ** 2 + 4 * (grid.y - arch[1]) ** 2)
     knob_shape = edge((knob - distance) / 0.012)
     # Below the hila the heart takes the place of the great vessels.

@@ -100,37 +100,6 @@ def take(batch: Batch, rows: list[int]) -> Batch:
     return _map(batch, cut)
 
 
-def padded(batch: Batch, n_films: int = 2, n_hours: int = 5, seed: int = 1) -> Batch:
-    """The same samples with more padding, filled with garbage wherever that is padding."""
-    generator = torch.Generator().manual_seed(seed)
-    extra = dict.fromkeys((*FILM_AXIS, *PAIR_AXIS, "region_progression"), n_films)
-    extra |= dict.fromkeys(HOUR_AXIS, n_hours)
-
-    def pad(name: str, values: Tensor) -> Tensor:
-        if name not in extra:
-            return values
-        shape = (len(values), extra[name], *values.shape[2:])
-        if values.dtype == torch.bool:
-            return torch.cat([values, torch.zeros(shape, dtype=torch.bool)], dim=1)
-        if name == "region_progression":
-            return torch.cat([values, torch.full(shape, NOT_MENTIONED)], dim=1)
-        garbage = (torch.rand(shape, generator=generator) * 30).to(values.dtype)
-        return torch.cat([values, garbage], dim=1)
-
-    return _map(batch, pad)
-
-
-def with_films_swapped(batch: Batch) -> Batch:
-    """The first two films of each sample trade their pictures; hours and labels stay."""
-    order = [1, 0, *range(2, batch.film_valid.shape[1])]
-    return replace(
-        batch,
-        films=batch.films[:, order],
-        regions=batch.regions[:, order],
-        region_present=batch.region_present[:, order],
-    )
-
-
 def without_ehr_of(batch: Batch, row: int) -> Batch:
     """The batch with no hour of EHR left in sample `row`."""
     valid = batch.ehr_valid.clone()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.contract import Output, Preset, TaskSpec
+from bench.contract_checks import padded, with_films_exchanged
 from bench.data.batch import Batch
 from bench.data.vocabulary import DISEASES, NOT_MENTIONED, REGIONS, Cxr, Progression, Task
 from bench.errors import UserError
@@ -23,13 +24,7 @@ from methods.dipro.mmf import GroupEmbedding, IntervalAttention, Intervals
 from methods.dipro.model import DiPro
 from methods.dipro.pae import RegionHeads, reversed_labels, reversed_pair
 from methods.dipro.std import Disentanglement, film_pairs
-from tests.methods.random_batches import (
-    padded,
-    random_batch,
-    take,
-    with_films_swapped,
-    without_ehr_of,
-)
+from tests.methods.random_batches import random_batch, take, without_ehr_of
 
 FULL = "full"
 VARIANTS = (FULL, *ABLATIONS)
@@ -169,7 +164,7 @@ class TestInvariances:
     def test_order_of_films_matters(self, task: Task, variant: str) -> None:
         batch = random_batch(task)
         dipro = built(task, variant)
-        swapped = dipro(with_films_swapped(batch)).logits
+        swapped = dipro(with_films_exchanged(batch)).logits
         assert not torch.allclose(swapped, dipro(batch).logits, atol=1e-4)
 
     @EVERY_TASK
@@ -457,7 +452,7 @@ class TestReversal:
         targets = replace(
             batch.targets, region_progression=reversed_labels(batch.targets.region_progression)
         )
-        backwards = replace(with_films_swapped(batch), targets=targets)
+        backwards = replace(with_films_exchanged(batch), targets=targets)
         dipro = built(Task.DISEASE_PROGRESSION)
         torch.testing.assert_close(
             dipro(backwards).losses["pae_dynamic"], dipro(batch).losses["pae_dynamic"]

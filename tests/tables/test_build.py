@@ -1,0 +1,202 @@
+"""What a table does with missing, broken, undefined and shuffled runs."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.contract import Preset
+from bench.data.vocabulary import Task
+from bench.errors import UserError
+from tables.build import build
+from tables.definitions import TABLES, requests
+from tables.footer import footer
+from tests.tables.mini_store import (
+    SEEDS,
+    files_of,
+    fill,
+    mini_labels,
+    mini_selection,
+    table2_request,
+    write_run,
+)
+
+TABLE2 = TABLES["table2"]
+
+
+@pytest.fixture
+def selection(tmp_path):
+    selection = mini_selection(tmp_path / "results")
+    fill(selection)
+    return selection
+
+
+def cell(built, row, task, metric):
+    frame = built.frame
+    chosen = (frame["row"] == row) & (frame["task"] == task) & (frame["metric"] == metric)
+    return frame[chosen].iloc[0]
+
+
+def notes(built):
+    return "\n".join(f"{note.text} {note.command}" for note in footer(built))
+
+
+def remove(selection, row, task, seeds):
+    for seed in seeds:
+        files_of(selection, table2_request(selection, row, task, seed)).record.unlink()
+
+
+def test_a_complete_cell(selection):
+    built = build(TABLE2, selection, n_resamples=500)
+    found = cell(built, "medfuse-long", Task.MORTALITY, "auroc")
+    values = [float(v) for v in found["values"].split(";")]
+    assert found["n_seeds"] == 3
+    assert found["mean"] == pytest.approx(np.mean(values), abs=1e-6)
+    assert found["sd"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+    assert found["ci_low"] < found["mean"] < found["ci_high"]
+    reference = cell(built, "dipro-long", Task.MORTALITY, "auroc")
+    assert found["difference"] == pytest.approx(found["mean"] - reference["mean"])
+    assert found["p"] <= found["p_adjusted"] <= 3 * found["p"]
+    assert np.isnan(reference["p"])
+    assert found["note"] == ""
+    assert built.family_size == 3
+
+
+def test_no_run_names_the_command(tmp_path):
+    with pytest.raises(UserError, match=r"python -m bench\.sweep --table table2 --preset demo"):
+        build(TABLE2, mini_selection(tmp_path))
+
+
+def test_missing_seeds_are_matched_and_reported(selection):
+    remove(selection, "medfuse-long", Task.MORTALITY, [29])
+    built = build(TABLE2, selection, n_resamples=200)
+    found = cell(built, "medfuse-long", Task.MORTALITY, "auprc")
+    reference = cell(built, "dipro-long", Task.MORTALITY, "auprc")
+    assert (found["state"], found["n_seeds"]) == ("incomplete", 2)
+    assert found["note"] == "2 of 3 runs: seed 29 not run"
+    first, _, last = (float(v) for v in reference["values"].split(";"))
+    matched = found["mean"] - (first + last) / 2
+    assert found["difference"] == pytest.approx(matched, abs=1e-6)
+    assert "--method medfuse --task mortality --cxr long --seed 29" in notes(built)
+    assert built.family_size == 3
+
+
+def test_a_row_or_task_without_any_run(selection):
+    remove(selection, "medfuse-long", Task.MORTALITY, SEEDS)
+    for row in TABLE2.rows:
+        remove(selection, row.name, Task.LENGTH_OF_STAY, SEEDS)
+    built = build(TABLE2, selection, n_resamples=200)
+    for task, metric in ((Task.MORTALITY, "auprc"), (Task.LENGTH_OF_STAY, "kappa")):
+        found = cell(built, "medfuse-long", task, metric)
+        assert found["n_seeds"] == 0
+        assert np.isnan([found["mean"], found["p"], found["p_adjusted"]]).all()
+        assert "seed 66 not run" in found["note"]
+
+
+def test_without_the_reference_there_is_no_p(selection):
+    remove(selection, "dipro-long", Task.MORTALITY, SEEDS)
+    built = build(TABLE2, selection, n_resamples=200)
+    found = cell(built, "medfuse-long", Task.MORTALITY, "auprc")
+    assert np.isfinite(found["mean"])
+    assert np.isnan(found["p"])
+    assert "no p: the reference has no run" in found["note"]
+
+
+def test_another_reference_negates_the_difference_and_keeps_p(selection):
+    own = cell(build(TABLE2, selection, 500), "medfuse-long", Task.LENGTH_OF_STAY, "kappa")
+    other = build(TABLE2, selection, 500, reference="medfuse-long")
+    swapped = cell(other, "dipro-long", Task.LENGTH_OF_STAY, "kappa")
+    assert swapped["difference"] == pytest.approx(-own["difference"])
+    assert swapped["p"] == own["p"]
+    with pytest.raises(UserError, match="did you mean 'medfuse-long'"):
+        build(TABLE2, selection, reference="medfuse-lnog")
+
+
+def test_one_class_in_the_test_set_is_undefined_not_a_crash(tmp_path):
+    selection = mini_selection(tmp_path)
+    for wanted in requests(TABLE2, Preset.DEMO, SEEDS):
+        labels = mini_labels(wanted.task)
+        write_run(selection, wanted, np.zeros_like(labels) if wanted.task == "mortality" else None)
+    built = build(TABLE2, selection, n_resamples=200)
+    found = cell(built, "dipro-long", Task.MORTALITY, "auroc")
+    assert found["state"] == "undefined"
+    assert found["note"] == "undefined: the test samples are 90 of class 0"
+    assert np.isnan(found["mean"])
+    assert "mortality auroc, undefined" in notes(built)
+    assert cell(built, "dipro-long", Task.LENGTH_OF_STAY, "kappa")["state"] == "complete"
+
+
+def test_too_many_undefined_resamples_give_no_p(tmp_path):
+    selection = mini_selection(tmp_path)
+    labels = np.zeros(90, dtype=int)
+    labels[0] = 1  # in about a third of the resamples its subject is not drawn
+    for wanted in requests(TABLE2, Preset.DEMO, SEEDS):
+        write_run(selection, wanted, labels if wanted.task == "mortality" else None)
+    found = cell(build(TABLE2, selection, 500), "medfuse-long", Task.MORTALITY, "auroc")
+    assert np.isfinite([found["mean"], found["difference"], found["ci_low"]]).all()
+    assert np.isnan(found["p"])
+    assert found["note"].startswith("no p: undefined in ")
+
+
+def test_order_of_stored_predictions_moves_nothing(selection):
+    before = build(TABLE2, selection, n_resamples=300).frame
+    wanted = table2_request(selection, "dipro-long", Task.MORTALITY, 23)
+    path = files_of(selection, wanted).predictions
+    pd.read_parquet(path).sample(frac=1, random_state=1).to_parquet(path, index=False)
+    pd.testing.assert_frame_equal(build(TABLE2, selection, n_resamples=300).frame, before)
+
+
+def test_other_test_samples_are_refused(selection):
+    path = files_of(
+        selection, table2_request(selection, "dipro-long", Task.MORTALITY, 23)
+    ).predictions
+    pd.read_parquet(path).iloc[:-1].to_parquet(path, index=False)
+    with pytest.raises(UserError, match="other test samples"):
+        build(TABLE2, selection)
+
+
+def test_predictions_that_are_not_finite_count_as_failed(selection):
+    path = files_of(
+        selection, table2_request(selection, "medfuse-last", Task.MORTALITY, 29)
+    ).predictions
+    predictions = pd.read_parquet(path)
+    predictions.loc[40, "logit_0"] = np.nan
+    predictions.to_parquet(path, index=False)
+    built = build(TABLE2, selection, n_resamples=200)
+    found = cell(built, "medfuse-last", Task.MORTALITY, "auroc")
+    assert found["n_seeds"] == 2
+    assert "not finite" in found["note"]
+    assert cell(built, "medfuse-long", Task.MORTALITY, "auroc")["state"] == "complete"
+
+
+def test_stale_and_mixed_machines_are_said(selection):
+    wanted = table2_request(selection, "dipro-long", Task.MORTALITY, 23)
+    files_of(selection, wanted).predictions.parent.rename(selection.store.root / "old")
+    write_run(selection, wanted, fingerprint="older", device="cuda, H200", threads=2, commit=None)
+    text = notes(build(TABLE2, selection, n_resamples=200))
+    assert "STALE: 1 of these runs" in text
+    assert "--rerun stale" in text
+    assert "Mixed devices: cpu, x86_64 (23 runs), cuda, H200 (1 runs)" in text
+    assert "Mixed thread counts" in text
+    assert "commit 0a1b2c3d4e (23 runs), unknown (1 runs)" in text
+
+
+def test_one_seed_has_no_sd(selection):
+    built = build(TABLE2, dataclasses.replace(selection, seeds=(23,)), n_resamples=200)
+    found = cell(built, "dipro-long", Task.MORTALITY, "auroc")
+    assert found["state"] == "complete"
+    assert np.isnan(found["sd"])
+
+
+def test_the_footer_names_what_p_can_reach(selection):
+    text = notes(build(TABLE2, selection, n_resamples=199))
+    assert "B = 199" in text
+    assert "smallest adjusted p attainable 0.03 (at most * can be reached)" in text
+
+
+def test_the_preset_decides_the_resamples(tmp_path):
+    for preset, expected in ((Preset.DEMO, 2_000), (Preset.MEDIUM, 10_000)):
+        selection = mini_selection(tmp_path / preset, preset=preset)
+        write_run(selection, table2_request(selection, "dipro-long", Task.MORTALITY, 23))
+        assert build(TABLE2, selection).n_resamples == expected
