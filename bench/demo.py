@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import prepare, simulate
 from bench.contract import Preset
 from bench.data.cohort import MANIFEST, Cohort
 from bench.errors import UserError
@@ -37,6 +36,9 @@ def open_cohort(path: Path | None, preset: Preset) -> Cohort:
         return Cohort.open(path)
     path = default_cohort(preset)
     if not (path / MANIFEST).exists():
+        # Training and tables on a cohort that is there need neither of the two.
+        from bench import prepare, simulate
+
         raw = raw_folder(path)
         run_or_raise(simulate.main(["--size", SIZE_OF_PRESET[preset], "--out", str(raw)]))
         arguments = ["simulated", "--raw", str(raw), "--out", str(path), "--preset", preset]

@@ -13,7 +13,7 @@ from bench.data.vocabulary import Cxr, Task
 from bench.demo import open_cohort
 from bench.environment import choose_device
 from bench.errors import Parser, UserError, run_command
-from bench.metrics import evaluate_table
+from bench.metrics import MIN_LABELS, MIN_LABELS_DEMO, evaluate_table
 from bench.plan import PlannedRun, make_plan
 from bench.registry import METHODS, load_method
 from bench.runner import execute
@@ -107,14 +107,17 @@ def _last_lines(run: PlannedRun, cohort: Cohort) -> str:
     """Test metrics from the stored predictions, with what they may be taken for."""
     record = run.files.read_record()
     task = run.config.request.task
-    values = evaluate_table(task, run.files.read_predictions())
+    is_demo = run.config.request.preset is Preset.DEMO
+    values = evaluate_table(
+        task, run.files.read_predictions(), MIN_LABELS_DEMO if is_demo else MIN_LABELS
+    )
     scores = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
     lines = [f"test ({record['n_test']} samples): {scores}"]
     if cohort.is_simulated:
         lines.append("SIMULATED cohort: these numbers say nothing about MIMIC.")
     if run.status is Status.STALE:
         lines.append("This record was made by older code; redo it with --rerun stale.")
-    if run.config.request.preset is Preset.DEMO:
+    if is_demo:
         lines.append("The demo preset proves the plumbing; its test set is far too small to rank.")
     return "\n".join(lines)
 

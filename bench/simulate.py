@@ -2,6 +2,7 @@
 
 python -m bench.simulate --size small --out data/raw/small
 python -m bench.simulate --mimic-iv DIR --out data/raw/demo100    films for a real directory's stays
+python -m bench.simulate --oracle data/raw/small                  the best scores that are possible
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from bench import arguments
 from bench.errors import Parser, UserError, run_command
+from bench.simulating import oracle
 from bench.simulating.identifiers import Identifiers, draw_identifiers
 from bench.simulating.populate import simulate_population
 from bench.simulating.population import Population
@@ -46,6 +48,9 @@ def parser() -> Parser:
     p.add_argument(
         "--mimic-iv", type=Path, metavar="DIR", help="draw films for this directory's real stays"
     )
+    p.add_argument(
+        "--oracle", type=Path, metavar="DIR", help="print the best possible scores on DIR and stop"
+    )
     for name in KNOBS:
         p.add_argument(
             f"--{name.replace('_', '-')}", type=_multiplier, default=1.0, metavar="X", help="knob"
@@ -70,6 +75,9 @@ def _multiplier(text: str) -> float:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     arg = parser().parse_args(argv)
+    if arg.oracle:
+        print(oracle.report(arg.oracle))
+        return 0
     if arg.film_size < 64:
         raise UserError(f"--film-size {arg.film_size}: a film needs 64 px or more")
     knobs = Knobs(**{name: getattr(arg, name) for name in KNOBS}, signal=arg.signal)

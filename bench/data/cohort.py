@@ -27,7 +27,7 @@ import hmac
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from bench.data.vocabulary import (
     DEMOGRAPHICS,
     DISEASES,
     EHR_VARIABLES,
+    ICU_HORIZON_HOURS,
+    N_LENGTH_OF_STAY_CLASSES,
     NOT_MENTIONED,
     REGIONS,
     Split,
@@ -90,6 +92,25 @@ ARRAYS = {
     "region_progression": (np.int8, (len(REGIONS), len(DISEASES))),
 }
 """Dtype and trailing shape of each array; None is a size that the manifest names."""
+
+ARRAY_ROWS = {
+    "demographics": "stays",
+    "films": "films",
+    "regions": "films",
+    "region_present": "films",
+    "boxes": "films",
+    "region_progression": "pairs",
+}
+"""Table whose rows an array has; the others have the rows of EHR windows."""
+
+REFERENCES = (
+    ("stays", "subject", "subjects"),
+    ("films", "stay", "stays"),
+    ("pairs", "stay", "stays"),
+    ("pairs", "film_1", "films"),
+    ("pairs", "film_2", "films"),
+)
+"""Table and column that hold row numbers of another table."""
 
 
 @dataclass(frozen=True)
@@ -180,7 +201,7 @@ class Cohort:
             )
         tables = {name: _read(path, name, _read_table) for name in TABLE_COLUMNS}
         arrays = {name: _read(path, name, _read_array) for name in ARRAYS}
-        normalisation = Normalisation.from_json(json.loads((path / NORMALISATION).read_text()))
+        normalisation = _read(path, "normalisation", _read_normalisation)
         cohort = cls(path, manifest, **tables, normalisation=normalisation, arrays=arrays)
         _validate(cohort)
         return cohort
@@ -189,14 +210,19 @@ class Cohort:
 def _read(path: Path, name: str, reader: Callable[[Path, str], Any]) -> Any:
     try:
         return reader(path, name)
-    except FileNotFoundError as error:
-        raise UserError(f"cohort {path} lacks {Path(error.filename).name}: prepare it again")
-    except (ValueError, OSError) as error:
-        raise UserError(f"cohort {path}: {name} cannot be read ({error}): prepare it again")
+    except FileNotFoundError:
+        raise UserError(f"cohort {path} lacks the file of {name}: prepare it again")
+    except (ValueError, TypeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cohort {path}: {name} cannot be read ({reason}): prepare it again")
 
 
 def _read_table(path: Path, name: str) -> pd.DataFrame:
     return pd.read_parquet(path / f"{name}.parquet")
+
+
+def _read_normalisation(path: Path, name: str) -> Normalisation:
+    return Normalisation.from_json(json.loads((path / f"{name}.json").read_text()))
 
 
 def _read_array(path: Path, name: str) -> np.ndarray:
@@ -210,46 +236,70 @@ def _read_array(path: Path, name: str) -> np.ndarray:
 
 def _validate(cohort: Cohort) -> None:
     """Raise `UserError` at the first thing that does not hold together."""
-
-    def check(holds: object, what: str) -> None:
-        if not holds:
+    for fault in (_faults_of_kind, _faults_of_reference, _faults_of_content):
+        for what in fault(cohort):
             raise UserError(f"cohort {cohort.path}: {what}: prepare it again")
 
+
+def _faults_of_kind(cohort: Cohort) -> Iterator[str]:
+    """Columns, dtypes, shapes and numbers of rows."""
     for name, columns in TABLE_COLUMNS.items():
-        table = getattr(cohort, name)
-        missing = set(columns) - set(table.columns)
-        check(not missing, f"{name}.parquet lacks column {', '.join(sorted(missing))}")
+        missing = set(columns) - set(getattr(cohort, name).columns)
+        if missing:
+            yield f"{name}.parquet lacks column {', '.join(sorted(missing))}"
     for name, (dtype, shape) in ARRAYS.items():
         array = cohort.arrays[name]
-        check(array.dtype == dtype, f"{name}.npy is {array.dtype}, expected {np.dtype(dtype)}")
-        check(array.ndim == len(shape) + 1, f"{name}.npy has {array.ndim} axes")
-        sizes = zip(array.shape[1:], shape, strict=True)
-        check(all(e is None or a == e for a, e in sizes), f"{name}.npy has shape {array.shape}")
+        if array.dtype != dtype:
+            yield f"{name}.npy is {array.dtype}, expected {np.dtype(dtype)}"
+        if array.ndim != len(shape) + 1:
+            yield f"{name}.npy has {array.ndim} axes"
+        if any(e not in (None, a) for a, e in zip(array.shape[1:], shape, strict=True)):
+            yield f"{name}.npy has shape {array.shape}"
+    for name, owner in ARRAY_ROWS.items():
+        if len(cohort.arrays[name]) != len(getattr(cohort, owner)):
+            yield f"{name}.npy and {owner}.parquet differ in rows"
+    if len(cohort.arrays["ehr_observed"]) != len(cohort.arrays["ehr_values"]):
+        yield "ehr_observed.npy and ehr_values.npy differ in rows"
 
-    stays, films, pairs, arrays = cohort.stays, cohort.films, cohort.pairs, cohort.arrays
-    rows = len(arrays["ehr_values"])
-    check(len(arrays["ehr_observed"]) == rows, "ehr_observed.npy and ehr_values.npy differ in rows")
-    for name in ("films", "regions", "region_present", "boxes"):
-        check(len(arrays[name]) == len(films), f"{name}.npy and films.parquet differ in rows")
-    check(len(arrays["demographics"]) == len(stays), "demographics.npy and stays.parquet differ")
-    check(
-        len(arrays["region_progression"]) == len(pairs), "region_progression.npy and pairs differ"
-    )
-    for table, column, size in (
-        (stays, "subject", len(cohort.subjects)),
-        (films, "stay", len(stays)),
-        (pairs, "stay", len(stays)),
-        (pairs, "film_1", len(films)),
-        (pairs, "film_2", len(films)),
-    ):
-        check(table[column].between(0, size - 1).all(), f"column {column} points outside its table")
-    for table in (stays, pairs):
-        inside = (table["ehr_offset"] >= 0) & (table["ehr_offset"] + table["n_hours"] <= rows)
-        check(bool(inside.all()), "an EHR window lies outside ehr_values.npy")
-    check(set(cohort.subjects["split"]) <= set(Split), "subjects.parquet has an unknown split")
-    labels = pairs[list(DISEASES)].to_numpy()
-    check(bool(((labels >= 0) & (labels <= NOT_MENTIONED)).all()), "a progression label is unknown")
-    check(bool(np.isfinite(arrays["ehr_values"]).all()), "ehr_values.npy holds NaN or infinity")
+
+def _faults_of_reference(cohort: Cohort) -> Iterator[str]:
+    """Rows that point to other rows."""
+    for name, column, other in REFERENCES:
+        inside = getattr(cohort, name)[column].between(0, len(getattr(cohort, other)) - 1)
+        if not inside.all():
+            yield f"{name}.parquet, column {column} points outside {other}.parquet"
+    for name in ("stays", "pairs"):
+        table = getattr(cohort, name)
+        ends = table["ehr_offset"] + table["n_hours"]
+        if (table["ehr_offset"] < 0).any() or (ends > len(cohort.arrays["ehr_values"])).any():
+            yield f"{name}.parquet: an EHR window lies outside ehr_values.npy"
+    first, second = (cohort.films.iloc[cohort.pairs[c]] for c in ("film_1", "film_2"))
+    for films in (first, second):
+        if (films["stay"].to_numpy() != cohort.pairs["stay"].to_numpy()).any():
+            yield "pairs.parquet: a pair has films of another stay"
+    if (first["hours"].to_numpy() > second["hours"].to_numpy()).any():
+        yield "pairs.parquet: a pair's first film is not the older one"
+    early = cohort.films.loc[cohort.films["hours"] < ICU_HORIZON_HOURS, "stay"].value_counts()
+    if (early.reindex(cohort.stays.index[cohort.stays["icu_sample"]], fill_value=0) < 2).any():
+        yield "stays.parquet: an ICU sample has fewer than two films in its first 48 h"
+
+
+def _faults_of_content(cohort: Cohort) -> Iterator[str]:
+    """Values that cannot be."""
+    if not set(cohort.subjects["split"]) <= set(Split):
+        yield "subjects.parquet has an unknown split"
+    if not cohort.pairs[list(DISEASES)].isin(range(NOT_MENTIONED + 1)).all(axis=None):
+        yield "pairs.parquet: a progression label is unknown"
+    for column, n_classes in {"mortality": 2, "length_of_stay": N_LENGTH_OF_STAY_CLASSES}.items():
+        if not cohort.stays[column].isin(range(n_classes)).all():
+            yield f"stays.parquet: a label in column {column} is unknown"
+    if not np.isfinite(cohort.arrays["ehr_values"]).all():
+        yield "ehr_values.npy holds NaN or infinity"
+    for name, values in vars(cohort.normalisation).items():
+        width = len(EHR_VARIABLES if name.startswith("ehr") else DEMOGRAPHICS)
+        possible = values > 0 if name.endswith("_sd") else np.isfinite(values)
+        if values.shape != (width,) or not possible.all():
+            yield f"{NORMALISATION}: {name} is not {width} usable numbers"
 
 
 def key_of(secret: bytes, *parts: object) -> str:

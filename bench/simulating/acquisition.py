@@ -65,10 +65,7 @@ class View:
         size = len(image)
         grid = whole_grid(size)
         x, y = grid.x * 0.5 - self.shift_x, grid.y - 0.5 - self.shift_y
-        cos, sin = (
-            float(np.cos(self.rotation)) / self.scale,
-            float(np.sin(self.rotation)) / self.scale,
-        )
+        cos, sin = (float(f(self.rotation)) / self.scale for f in (np.cos, np.sin))
         column = (cos * x + sin * y + 0.5) * size - 0.5
         row = cos * y - sin * x + 0.5
         stretch = 1 / (1 + self.inspiration / DOME_DEPTH)

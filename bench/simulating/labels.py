@@ -21,6 +21,7 @@ from bench.simulating.population import ACUTE_PROCESSES
 
 READER_NOISE: Final = np.array([0.30, 0.30, 0.30, 0.25, 0.30, 0.25, 0.30])
 MENTION_NOISE, HEART_MENTION_NOISE = 0.35, 0.5
+MENTION_SLOPE, HEART_MENTION_SLOPE = 0.6, 0.8
 HEART: Final = DISEASES.index("enlarged cardiac silhouette")
 N_COMPARED: Final = 5679
 """Pairs with a label in the paper's cohort."""
@@ -102,10 +103,12 @@ def read_pairs(
     q_1, q_2 = perceived(S_1), perceived(S_2)
     m0 = np.maximum(q_1, q_2)
     u = q_2 - q_1 + noise[:, 0] * READER_NOISE * reader_noise
-    m = m0 + 0.6 * np.abs(u) + noise[:, 1] * MENTION_NOISE
+    m = m0 + MENTION_SLOPE * np.abs(u) + noise[:, 1] * MENTION_NOISE
     m0[:, HEART] = 1.2 * h0
     m[:, HEART] = (
-        m0[:, HEART] + 0.8 * np.abs(u[:, HEART]) + noise[:, 1, HEART] * HEART_MENTION_NOISE
+        m0[:, HEART]
+        + HEART_MENTION_SLOPE * np.abs(u[:, HEART])
+        + noise[:, 1, HEART] * HEART_MENTION_NOISE
     )
     return Reading(u, m, q_2 - q_1, m0)
 

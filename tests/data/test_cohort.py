@@ -100,7 +100,7 @@ class TestRefusing:
     @pytest.mark.parametrize("name", FILES)
     def test_a_missing_file(self, name: str, copy: Path) -> None:
         (copy / name).unlink()
-        assert f"lacks {name}" in refusal(copy)
+        assert f"lacks the file of {name.partition('.')[0]}" in refusal(copy)
 
     @pytest.mark.parametrize("name", [MANIFEST, *FILES])
     def test_a_file_that_is_something_else(self, name: str, copy: Path) -> None:
@@ -263,7 +263,7 @@ class TestContentHash:
             "n_hours": 1,
             "hours": 0.5,
         }
-        new = changed.get(column, 1 - min(rows.loc[2, column], 1))
+        new = changed[column] if column in changed else 1 - min(rows.loc[2, column], 1)
         assert rows.loc[2, column] != new
         rows.loc[2, column] = new
         if column == "hours":

@@ -231,7 +231,7 @@ def object_of(region: str, box: tuple[int, int, int, int]) -> dict[str, Any]:
 
 
 def plain_tree(n_subjects: int = 10) -> RawTree:
-    """Subjects with one stay of 5 days and k hours, a heart rate every two hours, and films a<k>, b<k>, c<k>.
+    """Subjects with a stay of 5 days, a heart rate every two hours and films a<k>, b<k>, c<k>.
 
     The films are at 5, 20 and 60 h; effusion improves from a to b and worsens from b to c.
     """

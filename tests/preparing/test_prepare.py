@@ -226,8 +226,11 @@ def test_films_become_a_cohort_that_methods_can_read(real_cxr: Path, tmp_path: P
     batch = samples.batch(np.arange(len(samples)))
     assert batch.films.shape == (1, 4, 64, 64) and batch.film_valid.all()
     assert batch.pair_valid.all()
-    assert np.isfinite(batch.ehr_values).all() and np.isfinite(batch.demographics).all()
-    late = batch.ehr_values[0, 0] * cohort.normalisation.ehr_sd
+    assert (
+        np.isfinite(batch.ehr_values.numpy()).all()
+        and np.isfinite(batch.demographics.numpy()).all()
+    )
+    late = batch.ehr_values[0, 0].numpy() * cohort.normalisation.ehr_sd
     assert np.allclose(late, 0, atol=1e-3)
 
 
