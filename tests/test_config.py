@@ -37,7 +37,7 @@ def test_run_id_changes_with_everything_that_moves_a_number():
             if isinstance(value, bool):
                 other: object = not value
             elif isinstance(value, str):
-                other = {"fp32": "bf16"}.get(value, value + "x")
+                other = {"fp32": "bf16", "swap": "interleave"}.get(value, value + "x")
             else:
                 other = value + 1
             edited = dataclasses.replace(

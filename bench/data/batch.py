@@ -230,7 +230,8 @@ class Samples:
         self, positions: np.ndarray, pair: np.ndarray, pair_valid: np.ndarray
     ) -> Targets:
         region = np.full((*pair.shape, len(REGIONS), len(DISEASES)), NOT_MENTIONED, dtype=np.int64)
-        region[pair_valid] = self.cohort.arrays["region_progression"][pair[pair_valid]]
+        labelled = pair_valid & (pair >= 0)
+        region[labelled] = self.cohort.arrays["region_progression"][pair[labelled]]
         labels = {
             name: torch.from_numpy(values[positions]) for name, values in self._labels.items()
         }

@@ -150,8 +150,9 @@ def regions_of(process: str, low: bool) -> list[str]:
     if kind == "edema":
         parts = ("hilar structures", "lung", "lower lung zone")
         return [f"{side} {part}" for part in parts for side in ("left", "right")]
-    parts = {
+    shown: dict[str, tuple[str, ...]] = {
         "effusion": ("costophrenic angle", "lower lung zone", "lung"),
         "atelectasis": ("lower lung zone", "lung"),
-    }.get(kind, ("lung", "lower lung zone" if low else "hilar structures"))
-    return [f"{side} {part}" for part in parts]
+    }
+    focal = ("lung", "lower lung zone" if low else "hilar structures")
+    return [f"{side} {part}" for part in shown.get(kind, focal)]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import joblib
 import numpy as np
@@ -61,15 +62,18 @@ def write_films(
 ) -> tuple[list[dict[str, Box]], dict[str, np.ndarray]]:
     """Render and write every film; return the boxes by film and masks of some subjects' films."""
     subject = population.stays["subject"].to_numpy()[population.films["stay"]]
-    films_of = pd.Series(np.arange(len(subject))).groupby(subject)
+    people = population.subjects.to_dict("records")
+    order = np.argsort(subject, kind="stable")
+    films_of = np.split(order, np.flatnonzero(np.diff(subject[order])) + 1)
     tasks = [
         joblib.delayed(_draw_subject)(
-            root, population.seed, int(who), population.subjects.iloc[who].to_dict(),
-            films.tolist(), population.film_severity[films], population.film_ventilated[films],
-            [film_file(root, ids.subject_id[who], ids.study_id[f], ids.dicom_id[f]) for f in films],
+            population.seed, int(subject[films[0]]), people[subject[films[0]]], films.tolist(),
+            population.film_severity[films], population.film_ventilated[films],
+            [film_file(root, ids.subject_id[subject[f]], ids.study_id[f], ids.dicom_id[f])
+             for f in films],
             size, nuisance, keep_masks=rank < N_MASKED_SUBJECTS,
         )
-        for rank, (who, films) in enumerate(films_of)
+        for rank, films in enumerate(films_of)
     ]  # fmt: skip
     boxes: list[dict[str, Box]] = [{} for _ in subject]
     masks: dict[str, np.ndarray] = {}
@@ -83,10 +87,9 @@ def write_films(
 
 
 def _draw_subject(
-    root: Path,
     seed: int,
     subject: int,
-    person: dict[str, object],
+    person: dict[Hashable, Any],
     films: list[int],
     severity: np.ndarray,
     ventilated: np.ndarray,
@@ -98,10 +101,10 @@ def _draw_subject(
     """Draw one subject's anatomy once and all its films."""
     anatomy = draw_anatomy(
         stream(seed, Tag.ANATOMY, subject),
-        sex=str(person["sex"]), age=float(str(person["age"])), bmi=float(str(person["bmi"])),
-        size=size,
+        sex=person["sex"], age=person["age"], bmi=person["bmi"], size=size,
     )  # fmt: skip
-    boxes, masks = [], {}
+    boxes: list[dict[str, Box]] = []
+    masks: dict[str, np.ndarray] = {}
     for k, film in enumerate(films):
         rng = stream(seed, Tag.FILM, subject, k)
         drawn = render_film(anatomy, severity[k], bool(ventilated[k]), rng, nuisance=nuisance)
@@ -110,7 +113,9 @@ def _draw_subject(
         boxes.append(drawn.boxes)
         if keep_masks:
             found = finding_masks(anatomy, severity[k])
-            masks |= {f"{film}/{name}": np.packbits(mask) for name, mask in found.items()}
+            for name, mask in found.items():
+                on_film = drawn.view.resample(mask.astype(np.float32)) > 0.5
+                masks[f"{film}/{name}"] = np.packbits(on_film)
     return Drawn(films, boxes, masks)
 
 
@@ -161,7 +166,7 @@ def _extra_images(root: Path, metadata: pd.DataFrame, seed: int) -> pd.DataFrame
     They are copies of a film's file under another name.
     """
     rng = stream(seed, Tag.WRITING, 2)
-    rows = []
+    rows: list[dict[Hashable, Any]] = []
     for film in metadata.to_dict("records"):
         kind = rng.random()
         if kind > 0.15:

@@ -262,6 +262,8 @@ def _rows(
         # Charted in percent; a few as a fraction.
         value = np.where(minute < 0.02, value, np.round(value * 100))
     value = np.round(value.astype(np.float64), variable.decimals)
+    if variable.itemid == VERBAL:
+        value = np.where(ventilated, 1.0, value)
     wrong = np.abs(minute - 0.5) < WRONG_SHARE / 2
     if variable.itemid not in GCS_TEXT:
         value = np.where(wrong & (variable.itemid != FIO2), value * 10, value)

@@ -108,13 +108,13 @@ def simulate_population(size: Size | str, seed: int = 7, knobs: Knobs | None = N
     subjects = draw_subjects(seed, int(stays["subject"].max()) + 1)
     minor = stays.loc[stays["kind"] == "minor", "subject"]
     subjects.loc[minor, "age"] = 17.0
-    ids, owner = stays.index.to_numpy(), stays["subject"].to_numpy()
+    ids, owner = stays.index.tolist(), stays["subject"].tolist()
     age = subjects["age"].to_numpy()[owner]
     course = simulate_course(seed, ids, owner, age, knobs.dynamics)
     stays = stays.assign(age=age, **_outcomes(seed, stays, course, age, knobs.timing))
     driven = knobs.ehr_gain if knobs.signal in (Signal.BOTH, Signal.EHR) else 0.0
     events, ventilated = simulate_events(
-        seed, ids, stays["los_days"].to_numpy() * 24, course, driven
+        seed, np.array(ids), stays["los_days"].to_numpy() * 24, course, driven
     )
     films = _films(seed, stays)
     return _assemble(seed, knobs, subjects, stays, films, course, ventilated, with_oddities(events))
@@ -138,7 +138,7 @@ def population_from_stays(
     counts = [n for n, share in FILMS_BY_48_HOURS.items() for _ in range(share) if n > 1]
     n_early = np.where(stays["los_days"] > 2, rng.choice(counts, len(stays)), 2)
     kind = np.where(stays["los_days"] > 2, CLEAN, "short_los")
-    ids, owner = stays.index.to_numpy(), stays["subject"].to_numpy()
+    ids, owner = stays.index.tolist(), stays["subject"].tolist()
     age = subjects["age"].to_numpy()[owner]
     stays = stays.assign(kind=kind, n_early=n_early, age=age)
     course = course_from_ehr(seed, ids, owner, age, ehr)
@@ -234,7 +234,7 @@ def _outcomes(
 def _films(seed: int, stays: pd.DataFrame) -> pd.DataFrame:
     """Film times of every stay; decoys get the flaw their kind names."""
     rows = []
-    for stay, row in stays.iterrows():
+    for stay, row in enumerate(stays.to_dict("records")):
         rng = stream(seed, Tag.FILM, stay, 0)
         until = 24 * row["los_days"] - 1
         hours = early_films(row["n_early"], rng)

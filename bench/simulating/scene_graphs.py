@@ -41,14 +41,14 @@ def write_scene_graphs(
     times = pd.DatetimeIndex(ids.film_times(population.films))
     pair_of = {int(film): i for i, film in enumerate(population.pairs["film_2"])}
     kind = population.stays["kind"].to_numpy()[population.films["stay"]]
-    for film in np.flatnonzero(kind != "no_scene_graph"):
-        rng = stream(population.seed, Tag.WRITING, 3, int(film))
+    for film in np.flatnonzero(kind != "no_scene_graph").tolist():
+        rng = stream(population.seed, Tag.WRITING, 3, film)
         relations: list[dict[str, Any]] = []
         if film in pair_of:
             relations = _relations(population, ids, pair_of[film], rng)
         elif rng.random() < 0.2:
-            relations = [_elsewhere(ids, int(film), rng)]
-        graph = _graph(population, ids, int(film), boxes[film], size, times[film], relations, rng)
+            relations = [_elsewhere(ids, film, rng)]
+        graph = _graph(population, ids, film, boxes[film], size, times[film], relations, rng)
         path = folder / f"{ids.dicom_id[film]}_SceneGraph.json"
         path.write_text(json.dumps(graph))
     _write_gold(root / "gold_dataset", population, ids)

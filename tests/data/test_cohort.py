@@ -255,20 +255,13 @@ class TestContentHash:
     ) -> None:
         parts = miniature_parts()
         rows = parts["tables"][table]
-        changed = {
-            "split": "train",
-            "icu_sample": False,
-            "from_gold": True,
-            "ehr_offset": 0,
-            "n_hours": 1,
-            "hours": 0.5,
-        }
-        new = changed[column] if column in changed else 1 - min(rows.loc[2, column], 1)
-        assert rows.loc[2, column] != new
-        rows.loc[2, column] = new
+        old = rows.loc[2, column]
+        others = {"split": "train", "icu_sample": False, "from_gold": True, "ehr_offset": 0}
         if column == "hours":
-            rows["hours"] = rows["hours"] + 0.001
-            rows.loc[2, column] -= 0.001
+            rows.loc[2, column] = old + 1e-3
+        else:
+            rows.loc[2, column] = others[column] if column in others else 1 - min(old, 1)
+        assert rows.loc[2, column] != old
         assert write_cohort(tmp_path / "c", **parts).content_hash != cohort.content_hash
 
     def test_normalisation_does(self, cohort: Cohort, tmp_path: Path) -> None:
