@@ -55,7 +55,9 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         metavar="DIR",
         help="silver_dataset/, gold_dataset/",
     )
-    mimic.add_argument("--open", action="store_true", help="MIMIC-IV is the open demo")
+    mimic.add_argument(
+        "--open", action="store_true", help="under no use agreement, as the open demo"
+    )
     mimic.add_argument("--simulated", action="store_true", help="(part of) the data is simulated")
     _add_rules(mimic)
     _add_sizes(mimic)

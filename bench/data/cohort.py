@@ -12,7 +12,7 @@
     films.npy                uint8   [films, S, S]       whole films, letterboxed to a square
     regions.npy              uint8   [films, 10, s, s]   region crops; zero where absent
     region_present.npy       bool    [films, 10]
-    boxes.npy                float32 [films, 19, 4]      x1 y1 x2 y2 in 0..1; NaN if absent
+    boxes.npy                float32 [films, 19, 4]      x1 y1 x2 y2, 0..1 of the square, or NaN
     region_progression.npy   int8    [pairs, 10, 7]      per region and disease; 3 = not mentioned
     identifiers.json         the only file with raw identifiers; no run reads it
 

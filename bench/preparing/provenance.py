@@ -59,20 +59,21 @@ def provenance(
 
     Args:
         mimic_iv, mimic_cxr, imagenome: the raw folders
-        marked_simulated: the user says that they are simulated
-        marked_open: the user says that MIMIC-IV is the open demo
+        marked_simulated: the user says that (part of) them is simulated; what is not known to be
+            open counts as credentialed all the same
+        marked_open: the user says that they are under no use agreement
     """
-    films = find_simulation(mimic_cxr, imagenome)
-    stays = find_simulation(mimic_iv)
-    if stays is not None and stays.get("mimic_iv"):
-        stays = None  # That simulation drew films for real stays.
-    is_demo = marked_open or (mimic_iv / DEMO_MARK).is_file()
-    if stays is not None or (marked_simulated and films is None):
-        return Provenance(_simulated_title(stays or {}), simulated=True, credentialed=False)
-    name = "mimic-iv demo" if is_demo else "mimic-iv"
-    if films is not None or marked_simulated:
-        return Provenance(f"{name} stays, simulated films", True, credentialed=not is_demo)
-    return Provenance(f"{name}, mimic-cxr", simulated=False, credentialed=not is_demo)
+    films, stays = find_simulation(mimic_cxr, imagenome), find_simulation(mimic_iv)
+    if stays is not None and not stays.get("mimic_iv"):
+        return Provenance(_simulated_title(stays), simulated=True, credentialed=False)
+    # Real stays, perhaps with films simulated for them: under the agreement unless it is the demo.
+    is_open = marked_open or (mimic_iv / DEMO_MARK).is_file()
+    name = "mimic-iv demo" if is_open else "mimic-iv"
+    if films is not None:
+        return Provenance(f"{name} stays, simulated films", True, credentialed=not is_open)
+    if marked_simulated:
+        return Provenance("simulated cohort", simulated=True, credentialed=not is_open)
+    return Provenance(f"{name}, mimic-cxr", simulated=False, credentialed=not is_open)
 
 
 def _simulated_title(simulation: dict[str, Any]) -> str:

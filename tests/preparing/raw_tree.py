@@ -41,6 +41,7 @@ COLUMNS = {
     " label_name current_image_id previous_image_id",
 }
 INTIME = pd.Timestamp("2155-01-10 02:13:07")
+NO_SHIFT = pd.Timedelta(0)
 FILM_SHAPE = (50, 40)  # rows, columns
 BOX = (4, 10, 16, 40)
 
@@ -57,7 +58,7 @@ class RawTree:
     )
     graphs: dict[str, dict[str, Any]] = field(default_factory=dict)
     images: dict[str, np.ndarray] = field(default_factory=dict)
-    shift: pd.Timedelta = field(default_factory=lambda: pd.Timedelta(0))
+    shift: pd.Timedelta = NO_SHIFT
 
     def add_stay(self, k: int, los_hours: float = 120, n: int = 0, **changes: Any) -> None:
         """Stay n of subject k, in an admission of its own; 1000 hours after the one before."""
@@ -86,7 +87,7 @@ class RawTree:
             "subject_id": subject(k),
             "gender": "F",
             "anchor_age": 60 + k,
-            "anchor_year": 2154,
+            "anchor_year": 2154 + round(self.shift.days / 365.25),
         }
         for name, row in ((ICU_STAYS, stay), (ADMISSIONS, admission), (PATIENTS, patient)):
             row.update(
@@ -230,12 +231,12 @@ def object_of(region: str, box: tuple[int, int, int, int]) -> dict[str, Any]:
     return {"bbox_name": region, **dict(zip(names, box, strict=True))}
 
 
-def plain_tree(n_subjects: int = 10) -> RawTree:
+def plain_tree(n_subjects: int = 10, shift: pd.Timedelta = NO_SHIFT) -> RawTree:
     """Subjects with a stay of 5 days, a heart rate every two hours and films a<k>, b<k>, c<k>.
 
     The films are at 5, 20 and 60 h; effusion improves from a to b and worsens from b to c.
     """
-    tree = RawTree()
+    tree = RawTree(shift=shift)
     for k in range(n_subjects):
         tree.add_stay(k, los_hours=120 + k)
         for hour in range(0, 110, 2):

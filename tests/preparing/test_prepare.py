@@ -140,6 +140,7 @@ def test_keys_of_credentialed_cohorts_cannot_be_guessed(tmp_path: Path):
     origin = provenance(*folders, marked_simulated=False, marked_open=False)
     assert origin.credentialed and not origin.simulated
     assert origin.secret() != origin.secret()
+    assert provenance(*folders, marked_simulated=True, marked_open=False).credentialed
     demo = provenance(*folders, marked_simulated=False, marked_open=True)
     assert not demo.credentialed
     assert demo.secret() == demo.secret()
