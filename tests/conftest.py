@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 from bench.data.cohort import Cohort
-from tests.miniature import miniature_cohort
+from bench.data.miniature import miniature_cohort
 
 ROOT = Path(__file__).parent.parent
 

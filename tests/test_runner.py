@@ -209,4 +209,5 @@ def test_the_record_names_what_made_it(cohort: Cohort, tmp_path: Path):
     record = json.loads(files.record.read_text())
     assert record["cohort"]["hash"] == cohort.content_hash
     assert torch.__version__.startswith(record["versions"]["torch"])
-    assert record["config"] == config.to_json() == json.loads(files.config.read_text())
+    as_json = json.loads(json.dumps(config.to_json()))
+    assert record["config"] == as_json == json.loads(files.config.read_text())

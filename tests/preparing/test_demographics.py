@@ -104,6 +104,7 @@ def test_the_first_valid_measure_before_the_prediction_time_counts():
     events = charted((224639, 30, 79.0), (224639, 10, 78.0), (226512, 5, 0.0))
     assert inputs(stay(), events)["weight"] == 78
     assert np.isnan(inputs(stay(), events, known_hours=9)["weight"])
+    assert np.isnan(inputs(stay(), events, known_hours=10)["weight"])
     late = charted((224639, 60, 79.0))
     assert np.isnan(inputs(stay(), late)["weight"])
     assert inputs(stay(), late, rules=Rules("ahead", measures_look_ahead=True))["weight"] == 79
