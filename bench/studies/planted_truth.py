@@ -11,7 +11,7 @@ turn over. Prints Markdown for RESULTS.md and writes figures beside this file.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -23,7 +23,7 @@ from bench import arguments
 from bench.backends import default_jobs, run_all
 from bench.config import PAPER_SEEDS, Request
 from bench.contract import Preset
-from bench.data.batch import Batch
+from bench.contract_checks import with_films_exchanged
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Cxr, Split, Task
 from bench.demo import open_cohort, raw_folder
@@ -165,16 +165,6 @@ def _draw_scores(table: pd.DataFrame, cohort: Cohort) -> None:
     plt.close(figure)
 
 
-def exchange_films(batch: Batch) -> Batch:
-    """The pair's two images trade places; times, EHR and demographics stay."""
-    return replace(
-        batch,
-        films=batch.films.flip(1),
-        regions=batch.regions.flip(1),
-        region_present=batch.region_present.flip(1),
-    )
-
-
 def _swap(runs: list[PlannedRun], cohort: Cohort) -> pd.DataFrame:
     """Progression metrics with films in order and exchanged; draws both confusion matrices."""
     rows, matrices = [], {}
@@ -201,7 +191,7 @@ def _predict(planned: PlannedRun, cohort: Cohort, exchanged: bool) -> tuple[np.n
     with torch.inference_mode():
         for chunk in np.array_split(positions, max(len(positions) // 64, 1)):
             batch = run.samples.batch(chunk).without_targets()
-            batch = exchange_films(batch) if exchanged else batch
+            batch = with_films_exchanged(batch) if exchanged else batch
             logits.append(run.model(batch).logits.flatten(1).numpy())
     return np.concatenate(logits), run.samples.labels()["progression"][positions]
 
