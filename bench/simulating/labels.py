@@ -23,7 +23,7 @@ READER_NOISE: Final = np.array([0.30, 0.30, 0.30, 0.25, 0.30, 0.25, 0.30])
 MENTION_NOISE, HEART_MENTION_NOISE = 0.35, 0.5
 MENTION_SLOPE, HEART_MENTION_SLOPE = 0.6, 0.8
 HEART: Final = DISEASES.index("enlarged cardiac silhouette")
-N_COMPARED: Final = 5679
+N_LABELLED: Final = 5679
 """Pairs with a label in the paper's cohort."""
 
 COUNTS: Final = np.array(
@@ -64,8 +64,9 @@ def perceived(S: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Mention cuts and word thresholds of the seven diseases, fixed at paper size."""
+    """Share of pairs that are compared; mention cuts and word thresholds of the seven diseases."""
 
+    compared: float
     mention: tuple[float, ...]
     worsened: tuple[float, ...]
     improved: tuple[float, ...]
@@ -86,14 +87,12 @@ class Reading:
 
 
 FROZEN: Final = Thresholds(
-    mention=(1.7676, 0.8833, 2.2405, 1.6776, 1.3894, 1.5351, 2.0343),
-    worsened=(0.7571, 1.3624, 1.1084, 0.6519, 0.4377, 0.7183, 0.6163),
-    improved=(-0.3859, -0.9418, -0.2177, -0.3368, -0.2906, -0.2515, -0.2949),
+    compared=0.877495,
+    mention=(1.896058, 0.968876, 2.307833, 1.821377, 1.580322, 1.666293, 2.152270),
+    worsened=(0.825518, 1.471835, 1.254929, 0.780843, 0.483172, 0.789744, 0.701342),
+    improved=(-0.357645, -0.940983, -0.123173, -0.253489, -0.289701, -0.218414, -0.241217),
 )
 """What `calibrate` gives on the paper-sized cohort of seed 7."""
-
-COMPARED_SHARE: Final = 0.759
-"""Share of pairs whose report compares them: 5 679 of 7 482 at paper size."""
 
 
 def read_pairs(
@@ -113,15 +112,45 @@ def read_pairs(
     return Reading(u, m, q_2 - q_1, m0)
 
 
-def calibrate(reading: Reading, compared: np.ndarray) -> Thresholds:
-    """Thresholds that give the paper's counts among the compared pairs (bool [P])."""
+def calibrate(reading: Reading, lot: np.ndarray) -> Thresholds:
+    """Thresholds by which `N_LABELLED` pairs carry a label and diseases have their `COUNTS`.
+
+    The counts fix cuts and thresholds once it is known which pairs are compared: those with the
+    lowest `lot` (uniform [P]). Some have no mention, so more are compared than carry a label.
+    """
+    lots = np.sort(lot)
+
+    def at(n: int) -> Thresholds:
+        return _thresholds(reading, lot, _between(lots, n))
+
+    def excess(n: int) -> int:
+        thresholds = at(n)
+        labels = words(reading, lot < thresholds.compared, thresholds)
+        return int((labels != NOT_MENTIONED).any(axis=1).sum()) - N_LABELLED
+
+    low, high = N_LABELLED, len(lots)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if excess(middle) < 0 else (low, middle)
+    # The number wavers as n grows: look around for the exact one.
+    near = range(high - 50, min(high + 50, len(lots)) + 1)
+    return at(min(near, key=lambda n: (abs(excess(n)), abs(n - high))))
+
+
+def _thresholds(reading: Reading, lot: np.ndarray, compared: float) -> Thresholds:
     rows = []
     for k, (n_worsened, n_improved, n_same) in enumerate(COUNTS):
-        m, u = reading.m[compared, k], reading.u[compared, k]
-        cut = np.sort(m)[-(n_worsened + n_improved + n_same)]
+        m, u = reading.m[lot < compared, k], reading.u[lot < compared, k]
+        n = n_worsened + n_improved + n_same
+        cut = _between(np.sort(m)[::-1], n)
         ordered = np.sort(u[m >= cut])
-        rows.append((cut, ordered[-n_worsened], ordered[n_improved - 1]))
-    return Thresholds(*(tuple(map(float, column)) for column in zip(*rows, strict=True)))
+        rows.append((cut, _between(ordered, n - n_worsened), _between(ordered, n_improved)))
+    return Thresholds(compared, *(tuple(column) for column in zip(*rows, strict=True)))
+
+
+def _between(ordered: np.ndarray, n: int) -> float:
+    """A value that separates the first n of sorted values from the others."""
+    return float(ordered[n - 1 : n + 1].mean())
 
 
 def words(reading: Reading, compared: np.ndarray, thresholds: Thresholds) -> np.ndarray:

@@ -23,13 +23,13 @@ from bench.data.vocabulary import DISEASES, Progression, Task
 from bench.errors import UserError
 from bench.metrics import evaluate
 from bench.simulating.labels import (
-    FROZEN,
     HEART,
     HEART_MENTION_NOISE,
     HEART_MENTION_SLOPE,
     MENTION_NOISE,
     MENTION_SLOPE,
     READER_NOISE,
+    Thresholds,
 )
 
 GRID: Final = np.linspace(-6, 6, 601)
@@ -37,7 +37,7 @@ TINY: Final = 1e-12
 
 
 def progression_probabilities(
-    dq: np.ndarray, m0: np.ndarray, reader_noise: float = 1.0
+    dq: np.ndarray, m0: np.ndarray, thresholds: Thresholds, reader_noise: float = 1.0
 ) -> np.ndarray:
     """P(worsened, improved, no change | mentioned, latents), float64 [P, 7, 3], of [P, 7] each."""
     p = np.empty((*dq.shape, len(Progression)))
@@ -46,9 +46,9 @@ def progression_probabilities(
         slope = HEART_MENTION_SLOPE if is_heart else MENTION_SLOPE
         sd = HEART_MENTION_NOISE if is_heart else MENTION_NOISE
         u = dq[:, k, None] + READER_NOISE[k] * reader_noise * GRID
-        mentioned = norm.cdf((m0[:, k, None] + slope * np.abs(u) - FROZEN.mention[k]) / sd)
+        mentioned = norm.cdf((m0[:, k, None] + slope * np.abs(u) - thresholds.mention[k]) / sd)
         density = norm.pdf(GRID) * mentioned
-        worsened, improved = u >= FROZEN.worsened[k], u <= FROZEN.improved[k]
+        worsened, improved = u >= thresholds.worsened[k], u <= thresholds.improved[k]
         p[:, k, Progression.WORSENED] = (density * worsened).sum(axis=1)
         p[:, k, Progression.IMPROVED] = (density * improved).sum(axis=1)
         p[:, k, Progression.NO_CHANGE] = (density * ~(worsened | improved)).sum(axis=1)
@@ -100,10 +100,11 @@ def _outcome_logits(task: Task, truth: pd.DataFrame) -> np.ndarray:
 
 
 def _pair_probabilities(raw: Path, pairs: pd.DataFrame) -> np.ndarray:
-    noise = json.loads((raw / "truth" / "params.json").read_text())["knobs"]["reader_noise"]
+    fixed = json.loads((raw / "truth" / "params.json").read_text())
     dq = pairs[[f"dq_{disease}" for disease in DISEASES]].to_numpy()
     m0 = pairs[[f"m0_{disease}" for disease in DISEASES]].to_numpy()
-    return progression_probabilities(dq, m0, noise)
+    thresholds = Thresholds(**fixed["thresholds"])
+    return progression_probabilities(dq, m0, thresholds, fixed["knobs"]["reader_noise"])
 
 
 def report(raw: Path) -> str:

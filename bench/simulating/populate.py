@@ -111,13 +111,28 @@ def simulate_population(size: Size | str, seed: int = 7, knobs: Knobs | None = N
     ids, owner = stays.index.tolist(), stays["subject"].tolist()
     age = subjects["age"].to_numpy()[owner]
     course = simulate_course(seed, ids, owner, age, knobs.dynamics)
-    stays = stays.assign(age=age, **_outcomes(seed, stays, course, age, knobs.timing))
-    driven = knobs.ehr_gain if knobs.signal in (Signal.BOTH, Signal.EHR) else 0.0
-    events, ventilated = simulate_events(
-        seed, np.array(ids), stays["los_days"].to_numpy() * 24, course, driven
+    donor = _donors(seed, len(ids))
+    other = Course(*(values[donor] for values in vars(course).values()))
+    # Age tells of outcomes too: without any signal it is another stay's as well.
+    told_age = age[donor] if knobs.signal is Signal.NONE else age
+    exact = size is Size.PAPER
+    stays = stays.assign(age=age, **_outcomes(seed, stays, course, told_age, knobs.timing, exact))
+    charted = course if knobs.signal in (Signal.BOTH, Signal.EHR) else other
+    shown = course if knobs.signal in (Signal.BOTH, Signal.CXR) else other
+    events, _ = simulate_events(
+        seed, np.array(ids), stays["los_days"].to_numpy() * 24, charted, knobs.ehr_gain
     )
     films = _films(seed, stays)
-    return _assemble(seed, knobs, subjects, stays, films, course, ventilated, with_oddities(events))
+    events = with_oddities(events)
+    return _assemble(seed, knobs, subjects, stays, films, course, shown, events, exact)
+
+
+def _donors(seed: int, n: int) -> np.ndarray:
+    """For every stay another one, int [n]: whose course a modality without signal shows."""
+    order = stream(seed, Tag.EXCHANGE, n).permutation(n)
+    donor = np.empty(n, dtype=np.int64)
+    donor[order] = np.roll(order, 1)
+    return donor
 
 
 def population_from_stays(
@@ -142,13 +157,11 @@ def population_from_stays(
     age = subjects["age"].to_numpy()[owner]
     stays = stays.assign(kind=kind, n_early=n_early, age=age)
     course = course_from_ehr(seed, ids, owner, age, ehr)
-    load = drivers(course)[1]
-    ventilated = ventilation(load, np.array([is_early(seed, stay) for stay in ids]))
     # A short stay may end before a second film is due.
     films = _films(seed, stays)
     films = films[films["hours"] < 24 * stays["los_days"].to_numpy()[films["stay"]]]
     films = films.reset_index(drop=True)
-    return _assemble(seed, Knobs(), subjects, stays, films, course, ventilated, pd.DataFrame())
+    return _assemble(seed, Knobs(), subjects, stays, films, course, course, pd.DataFrame())
 
 
 def _assemble(
@@ -158,37 +171,46 @@ def _assemble(
     stays: pd.DataFrame,
     films: pd.DataFrame,
     course: Course,
-    ventilated: np.ndarray,
+    shown: Course,
     events: pd.DataFrame,
+    exact: bool = False,
 ) -> Population:
-    """What films show and reports say of given courses."""
-    course = replace(course, chronic=course.chronic * np.float32(knobs.chronic))
+    """What reports say of given courses, and what films show of others (`shown`).
+
+    With `exact` the labels have the paper's counts; else its thresholds are taken over.
+    """
+    chronic = np.float32(knobs.chronic)
+    course = replace(course, chronic=course.chronic * chronic)
+    shown = replace(shown, chronic=shown.chronic * chronic)
     stays["icu_sample"] = (_n_early(films, len(stays)) >= 2) & (stays["kind"] == CLEAN)
-    pairs, reading = _pairs(seed, stays, films, course, knobs)
+    pairs, reading, thresholds = _pairs(seed, stays, films, course, knobs, exact)
     hour = np.minimum(films["hours"].astype(int), course.heart.shape[1] - 1).to_numpy()
     stay = films["stay"].to_numpy()
-    shown = course.acute[stay, :, hour] + course.chronic[stay]
-    severity = np.concatenate([shown, course.heart[stay, hour][:, None]], axis=1)
-    said, contradicted = _region_words(seed, pairs, severity)
-    if knobs.signal not in (Signal.BOTH, Signal.CXR):
-        severity = severity[stream(seed, Tag.FILM, len(films), 1).permutation(len(films))]
+    said, contradicted = _region_words(seed, pairs, _severity(course, stay, hour))
+    early = np.array([is_early(seed, k) for k in stays.index])
     gold = np.unique(stays.loc[stays["kind"] == CLEAN, "subject"])[: _n_gold(len(stays))]
     return Population(
         seed=seed,
         subjects=subjects,
         stays=stays.drop(columns="n_early"),
         films=films,
-        film_severity=np.maximum(severity, 0).astype(np.float32),
-        film_ventilated=ventilated[stay, hour],
+        film_severity=np.maximum(_severity(shown, stay, hour), 0).astype(np.float32),
+        film_ventilated=ventilation(drivers(shown)[1], early)[stay, hour],
         pairs=pairs,
         region_words=said,
         contradictions=contradicted,
         gold_subjects=gold,
-        gold_labels=_gold_labels(pairs, stays, gold, reading),
+        gold_labels=_gold_labels(pairs, stays, gold, reading, thresholds),
         events=events,
         course=course,
-        parameters={"knobs": asdict(knobs)},
+        parameters={"knobs": asdict(knobs), "thresholds": asdict(thresholds)},
     )
+
+
+def _severity(course: Course, stay: np.ndarray, hour: np.ndarray) -> np.ndarray:
+    """Severities at films, chronic part included, in the order of `FILM_SEVERITIES`."""
+    acute = course.acute[stay, :, hour] + course.chronic[stay]
+    return np.concatenate([acute, course.heart[stay, hour][:, None]], axis=1)
 
 
 def _n_early(films: pd.DataFrame, n_stays: int) -> np.ndarray:
@@ -197,27 +219,26 @@ def _n_early(films: pd.DataFrame, n_stays: int) -> np.ndarray:
 
 
 def _outcomes(
-    seed: int, stays: pd.DataFrame, course: Course, age: np.ndarray, timing: float
+    seed: int, stays: pd.DataFrame, course: Course, age: np.ndarray, timing: float, exact: bool
 ) -> dict[str, np.ndarray]:
     """Death and length of stay of every stay, with their probabilities."""
     ids = stays.index.to_numpy()
     terms = outcomes.predictors(course, age, frailty(seed, list(ids)))
-    scale = outcomes.FROZEN
-    mean = scale.mean["rec"]
-    terms["rec"] = mean + timing * (terms["rec"] - mean)
+    noise = np.array([stream(seed, Tag.OUTCOME, i).standard_normal() for i in ids])
+    kind = stays["kind"].to_numpy()
+    icu = (stays["n_early"] >= 2).to_numpy() & (kind == CLEAN)
+    scale = outcomes.calibrate(terms, icu, noise, timing) if exact else outcomes.FROZEN
+    terms = outcomes.scaled_recency(terms, scale.mean["rec"], timing)
     p = outcomes.death_probability(terms, scale)
     g = outcomes.los_location(terms, scale)
-    noise = np.array([stream(seed, Tag.OUTCOME, i).standard_normal() for i in ids])
     rng = stream(seed, Tag.OUTCOME, len(ids), 1)
     days = outcomes.draw_los_days(g + outcomes.LOS_NOISE * noise, scale, rng)
     # A film after 48 h needs the stay to last that long.
-    days = np.where(stays["n_early"] == 1, np.maximum(days, 2.45), days)
-    kind = stays["kind"].to_numpy()
+    days = np.where(stays["n_early"] == 1, 9.9 - (9.9 - days) * (9.9 - 2.45) / (9.9 - 2.02), days)
     days = np.where(kind == "short_los", 0.6 + 1.3 * rng.random(len(ids)), days)
     days = np.where(kind == "long_los", 14 + 26 * rng.random(len(ids)), days)
     days = np.where(kind == "long_gap", np.maximum(days, 6.5), days)
     died = np.zeros(len(ids), dtype=bool)
-    icu = (stays["n_early"] >= 2).to_numpy() & (kind == CLEAN)
     died[icu] = outcomes.draw_deaths(p[icu], rng)
     died[~icu] = rng.random((~icu).sum()) < p[~icu]
     after = 24 * days + 48 * rng.exponential(1.0, len(ids))
@@ -235,7 +256,7 @@ def _films(seed: int, stays: pd.DataFrame) -> pd.DataFrame:
     """Film times of every stay; decoys get the flaw their kind names."""
     rows = []
     for stay, row in enumerate(stays.to_dict("records")):
-        rng = stream(seed, Tag.FILM, stay, 0)
+        rng = stream(seed, Tag.SCHEDULE, stay)
         until = 24 * row["los_days"] - 1
         hours = early_films(row["n_early"], rng)
         if row["kind"] == "short_los":
@@ -255,8 +276,13 @@ def _films(seed: int, stays: pd.DataFrame) -> pd.DataFrame:
 
 
 def _pairs(
-    seed: int, stays: pd.DataFrame, films: pd.DataFrame, course: Course, knobs: Knobs
-) -> tuple[pd.DataFrame, reports.Reading]:
+    seed: int,
+    stays: pd.DataFrame,
+    films: pd.DataFrame,
+    course: Course,
+    knobs: Knobs,
+    exact: bool,
+) -> tuple[pd.DataFrame, reports.Reading, reports.Thresholds]:
     """Pairs of consecutive films of clean stays, with what their report says."""
     clean = films[films["stay"].map(stays["kind"]) == CLEAN]
     neighbours = clean["stay"].to_numpy()[:-1] == clean["stay"].to_numpy()[1:]
@@ -273,15 +299,16 @@ def _pairs(
         rng = stream(seed, Tag.LABELS, s, k)
         noise[i], lot[i] = rng.standard_normal(noise.shape[1:]), rng.random()
     reading = reports.read_pairs(S_1, S_2, course.heart[stay, 0], noise, knobs.reader_noise)
-    compared = lot < reports.COMPARED_SHARE
-    labels = reports.words(reading, compared, reports.FROZEN)
+    thresholds = reports.calibrate(reading, lot) if exact else reports.FROZEN
+    compared = lot < thresholds.compared
+    labels = reports.words(reading, compared, thresholds)
     frame = pd.DataFrame({"stay": stay, "film_1": first, "film_2": second, "compared": compared})
     for k, disease in enumerate(DISEASES):
         frame[disease] = labels[:, k]
     for k, disease in enumerate(DISEASES):
         frame[f"u_{disease}"], frame[f"dq_{disease}"] = reading.u[:, k], reading.dq[:, k]
         frame[f"m0_{disease}"] = reading.m0[:, k]
-    return frame, reading
+    return frame, reading, thresholds
 
 
 Words = list[list[tuple[str, str, int]]]
@@ -332,12 +359,15 @@ def _n_gold(n_stays: int) -> int:
 
 
 def _gold_labels(
-    pairs: pd.DataFrame, stays: pd.DataFrame, gold: np.ndarray, reading: reports.Reading
+    pairs: pd.DataFrame,
+    stays: pd.DataFrame,
+    gold: np.ndarray,
+    reading: reports.Reading,
+    thresholds: reports.Thresholds,
 ) -> np.ndarray:
     """Consensus labels int8 [P, 7] of gold subjects' mentioned diseases: a reader less noisy."""
     labels = pairs[list(DISEASES)].to_numpy(np.int8)
     quieter = reading.dq + (reading.u - reading.dq) / np.sqrt(3)
-    thresholds = reports.FROZEN
     consensus = np.full(labels.shape, Progression.NO_CHANGE, dtype=np.int8)
     consensus[quieter >= thresholds.worsened] = Progression.WORSENED
     consensus[quieter <= thresholds.improved] = Progression.IMPROVED

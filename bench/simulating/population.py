@@ -7,7 +7,7 @@ keeps it in clear.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -90,4 +90,4 @@ class Population:
     gold_labels: np.ndarray
     events: pd.DataFrame
     course: Course
-    parameters: dict[str, object] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)

@@ -19,8 +19,11 @@ class Tag(IntEnum):
     OUTCOME = 7
     WRITING = 8
     SUBJECT = 9
+    SCHEDULE = 10
+    EXCHANGE = 11
 
 
 def stream(seed: int, tag: Tag, *ids: int) -> np.random.Generator:
     """The generator of one purpose and entity."""
-    return np.random.default_rng([seed, int(tag), *ids])
+    # SeedSequence pads with zeros: without their number, ids (5,) and (5, 0) would be one stream.
+    return np.random.default_rng([seed, int(tag), len(ids), *ids])

@@ -18,7 +18,7 @@ from bench.simulating.scene_graphs import write_scene_graphs
 from bench.simulating.sizes import Knobs
 from bench.simulating.truth import write_truth
 
-FORMAT = 1
+FORMAT = 2
 SETTINGS_FILE = "simulation.json"
 
 

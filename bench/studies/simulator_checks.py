@@ -24,7 +24,7 @@ from bench.metrics import evaluate
 from bench.preparing.events import HOUR, Events, clean_events, ranges
 from bench.preparing.rules import STRICT
 from bench.preparing.windows import Windows, hourly
-from bench.simulating.labels import COUNTS
+from bench.simulating.labels import COUNTS, Thresholds
 from bench.simulating.oracle import progression_probabilities
 from bench.simulating.outcomes import LOS_COUNTS
 from bench.simulating.physiology import GCS_TEXT
@@ -123,10 +123,11 @@ def oracle(population: Population) -> pd.DataFrame:
     dq, m0 = (
         pairs[[f"{name}_{disease}" for disease in DISEASES]].to_numpy() for name in ("dq", "m0")
     )
+    thresholds = Thresholds(**population.parameters["thresholds"])
     icu = population.stays[population.stays["icu_sample"]]
     p_los = icu[[f"p_los_{k}" for k in range(4)]].to_numpy()
     logits = {
-        Task.DISEASE_PROGRESSION: np.log(progression_probabilities(dq, m0) + TINY),
+        Task.DISEASE_PROGRESSION: np.log(progression_probabilities(dq, m0, thresholds) + TINY),
         Task.MORTALITY: _log_odds(icu["p_death"].to_numpy()),
         Task.LENGTH_OF_STAY: np.log(p_los + TINY),
     }

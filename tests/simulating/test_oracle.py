@@ -18,7 +18,7 @@ def test_the_oracle_is_calibrated_by_simulation():
     h0 = np.full(n, 0.3)
     reading = labels.read_pairs(S_1, S_2, h0, rng.standard_normal((n, 2, 7)))
     said = labels.words(reading, np.ones(n, dtype=bool), labels.FROZEN)
-    expected = progression_probabilities(reading.dq[:1], reading.m0[:1])[0]
+    expected = progression_probabilities(reading.dq[:1], reading.m0[:1], labels.FROZEN)[0]
     for k in range(len(DISEASES)):
         mentioned = said[said[:, k] != NOT_MENTIONED, k]
         if len(mentioned) > 2000:
@@ -27,7 +27,7 @@ def test_the_oracle_is_calibrated_by_simulation():
 
 
 def test_no_change_in_severity_is_symmetric_in_its_thresholds():
-    p = progression_probabilities(np.zeros((1, 7)), np.full((1, 7), 2.0))
+    p = progression_probabilities(np.zeros((1, 7)), np.full((1, 7), 2.0), labels.FROZEN)
     np.testing.assert_allclose(p.sum(axis=-1), 1.0)
     assert (p[0, :, 2] > p[0, :, 0]).all()
 
@@ -39,7 +39,7 @@ def test_more_reader_noise_makes_a_worse_oracle(small: Population):
     aurocs = []
     for noise in (1.0, 3.0):
         noisy = dq + np.random.default_rng(0).normal(0, 0.3 * (noise - 1), dq.shape)
-        logits = np.log(progression_probabilities(noisy, m0, noise))
+        logits = np.log(progression_probabilities(noisy, m0, labels.FROZEN, noise))
         aurocs.append(evaluate(Task.DISEASE_PROGRESSION, logits, truth)["auroc"])
     assert aurocs[0] > 0.85 > aurocs[1] - 0.02
 
