@@ -180,9 +180,7 @@ def test_additions_leave_every_row_in_place_and_double_some():
     )  # fmt: skip
     more = with_oddities(rows)
     assert len(more) == 9001
-    pd.testing.assert_frame_equal(
-        more.drop_duplicates(ignore_index=True), rows, check_dtype=False
-    )
+    pd.testing.assert_frame_equal(more.drop_duplicates(ignore_index=True), rows, check_dtype=False)
 
 
 def test_without_a_signal_films_and_ehr_know_nothing_of_death():
