@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from bench import arguments
@@ -54,8 +55,14 @@ def _ablation_help() -> str:
     lines = []
     for name in METHODS:
         ablations: dict[str, Ablation] = load_method(name).ablations
-        lines += [f"--method {name} --ablate {key}: {a.sentence}" for key, a in ablations.items()]
-    return " | ".join(lines)
+        if ablations:
+            lines.append(f"ablations of {name}:")
+        lines += [
+            textwrap.fill(f"--ablate {key}: {a.sentence}", 88, initial_indent="  ",
+                          subsequent_indent="      ")
+            for key, a in ablations.items()
+        ]  # fmt: skip
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
