@@ -2,12 +2,14 @@
 
 python -m bench.simulate --size small --out data/raw/small
 python -m bench.simulate --mimic-iv DIR --out data/raw/demo100    films for a real directory's stays
-python -m bench.simulate --oracle data/raw/small                  the best scores that are possible
+python -m bench.simulate oracle data/raw/small                    the best scores that are possible
 """
 
 from __future__ import annotations
 
 import os
+import signal
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +26,15 @@ from bench.simulating.real_stays import population_of
 from bench.simulating.sizes import Knobs, Signal, Size
 from bench.simulating.writing import Settings, is_there, write_raw
 
-KNOBS = ("chronic", "reader_noise", "ehr_gain", "dynamics", "timing", "nuisance")
+KNOBS = {
+    "chronic": "chronic severities, which mislead static appearance",
+    "reader_noise": "noise of the reader who writes the reports",
+    "ehr_gain": "how strongly the course drives the EHR",
+    "dynamics": "insult doses",
+    "timing": "weight of recency in the outcomes",
+    "nuisance": "variation of exposure between films",
+}
+"""Multipliers of what is planted (`sizes.Knobs`), as --help explains them."""
 
 
 def parser() -> Parser:
@@ -48,12 +58,9 @@ def parser() -> Parser:
     p.add_argument(
         "--mimic-iv", type=Path, metavar="DIR", help="draw films for this directory's real stays"
     )
-    p.add_argument(
-        "--oracle", type=Path, metavar="DIR", help="print the best possible scores on DIR and stop"
-    )
-    for name in KNOBS:
+    for name, meaning in KNOBS.items():
         p.add_argument(
-            f"--{name.replace('_', '-')}", type=_multiplier, default=1.0, metavar="X", help="knob"
+            f"--{name.replace('_', '-')}", type=_multiplier, default=1.0, metavar="X", help=meaning
         )
     p.add_argument(
         "--signal",
@@ -62,6 +69,16 @@ def parser() -> Parser:
         metavar="NAME",
         help="which modality carries the planted course: " + ", ".join(Signal),
     )
+    return p
+
+
+def oracle_parser() -> Parser:
+    """The arguments after the word `oracle`."""
+    p = Parser(
+        prog="python -m bench.simulate oracle",
+        description="Print the best scores that are possible on a simulation.",
+    )
+    p.add_argument("raw", type=Path, metavar="DIR", help="a folder that bench.simulate wrote")
     return p
 
 
@@ -74,12 +91,14 @@ def _multiplier(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    arg = parser().parse_args(argv)
-    if arg.oracle:
-        print(oracle.report(arg.oracle))
+    words = list(sys.argv[1:] if argv is None else argv)
+    # No subparser: with one, the value of a mistyped flag would be taken for a wrong command.
+    if words[:1] == ["oracle"]:
+        print(oracle.report(oracle_parser().parse_args(words[1:]).raw))
         return 0
-    if arg.film_size < 64:
-        raise UserError(f"--film-size {arg.film_size}: a film needs 64 px or more")
+    arg = parser().parse_args(words)
+    if arg.film_size < 64 or arg.film_size % 2:
+        raise UserError(f"--film-size {arg.film_size}: choose an even number of 64 px or more")
     knobs = Knobs(**{name: getattr(arg, name) for name in KNOBS}, signal=arg.signal)
     real = arg.mimic_iv.absolute() if arg.mimic_iv else None
     size = "real stays" if real else str(arg.size)
@@ -119,4 +138,6 @@ def _summary(population: Population, out: Path, seconds: float) -> str:
 
 
 if __name__ == "__main__":
+    # Stopped by a scheduler it cleans up as it does after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_command(main)

@@ -56,10 +56,15 @@ def draw_identifiers(population: Population) -> Identifiers:
     )
 
 
-def draw_dicom_id(rng: np.random.Generator, start: str = "") -> str:
-    """Five groups of eight hex digits; `start` may fix how it sorts."""
-    groups = [f"{number:08x}" for number in rng.integers(0, 2**32, 5)]
-    return start + "-".join(groups)[len(start) :]
+def draw_dicom_id(rng: np.random.Generator) -> str:
+    """Five groups of eight hex digits."""
+    return "-".join(f"{number:08x}" for number in rng.integers(0, 2**32, 5))
+
+
+def draw_unused(rng: np.random.Generator, base: int, taken: np.ndarray, n: int) -> np.ndarray:
+    """Draw n more ids of the range from `base` that are not among those taken, int64 [n]."""
+    drawn = _draw(rng, base, n + len(taken))
+    return drawn[~np.isin(drawn, taken)][:n]
 
 
 def _draw(rng: np.random.Generator, base: int, n: int) -> np.ndarray:

@@ -17,7 +17,8 @@ from tqdm import tqdm
 from bench.simulating.anatomy import draw_anatomy
 from bench.simulating.boxes import Box
 from bench.simulating.film import finding_masks, render_film
-from bench.simulating.identifiers import Identifiers, draw_dicom_id
+from bench.simulating.identifiers import Identifiers
+from bench.simulating.images import Kind
 from bench.simulating.mimic_iv import write_csv
 from bench.simulating.population import FILM_SEVERITIES, Population
 from bench.simulating.streams import Tag, stream
@@ -120,83 +121,98 @@ def _draw_subject(
 
 
 def write_tables(
-    root: Path, population: Population, ids: Identifiers, size: int, gzip: bool
+    root: Path, population: Population, images: pd.DataFrame, size: int, gzip: bool
 ) -> None:
-    """Write metadata, chexpert and split; extra images (other views, copies) with their files."""
-    metadata = _metadata(population, ids, size)
-    extra = _extra_images(root, metadata, population.seed)
-    everything = pd.concat([metadata, extra], ignore_index=True).sort_values(
-        ["subject_id", "study_id", "dicom_id"], ignore_index=True
-    )
+    """Write metadata, chexpert and split of all `images` (`draw_images`), films or not.
+
+    Images that are no films of the population get a copy of their film's file.
+    """
+    files = [
+        film_file(root, *ids)
+        for ids in zip(images["subject_id"], images["study_id"], images["dicom_id"], strict=True)
+    ]
+    # The films come first, in their order.
+    for row in np.flatnonzero(images["kind"] != Kind.FILM):
+        files[row].parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(files[images["film"].iloc[row]], files[row])
+    images = images.sort_values(["subject_id", "study_id", "dicom_id"], ignore_index=True)
     names = {
-        "metadata": everything,
-        "chexpert": _chexpert(population, ids),
-        "split": everything[["dicom_id", "study_id", "subject_id"]].assign(split="train"),
+        "metadata": _metadata(images, size),
+        "chexpert": _chexpert(population, images),
+        "split": _split(population.seed, images),
     }
     for name, table in names.items():
         write_csv(root / f"mimic-cxr-2.0.0-{name}.csv", table, gzip)
 
 
-def _metadata(population: Population, ids: Identifiers, size: int) -> pd.DataFrame:
-    times = pd.DatetimeIndex(ids.film_times(population.films))
-    subject = population.stays["subject"].to_numpy()[population.films["stay"]]
-    # HHMMSS.fff as a number: leading zeros are lost, as in the real table.
-    clock = times.hour * 10000 + times.minute * 100 + times.second + 0.343
+PROCEDURE: Final = {"AP": "CHEST (PORTABLE AP)"}
+VIEW: Final = {"AP": "antero-posterior", "PA": "postero-anterior", "LATERAL": "lateral"}
+
+
+def _metadata(images: pd.DataFrame, size: int) -> pd.DataFrame:
+    date = images["taken"].dt
+    procedure = images["view"].map(PROCEDURE).fillna("CHEST (PA AND LAT)")
+    # Portable films are mostly taken of patients in bed; one in ten says nothing.
+    posture = np.array(["Recumbent"] * 4 + ["Erect"] * 5 + [None])[images["study_id"] % 10]
     return pd.DataFrame(
         {
-            "dicom_id": ids.dicom_id,
-            "subject_id": ids.subject_id[subject],
-            "study_id": ids.study_id,
-            "PerformedProcedureStepDescription": "CHEST (PORTABLE AP)",
-            "ViewPosition": "AP",
+            "dicom_id": images["dicom_id"],
+            "subject_id": images["subject_id"],
+            "study_id": images["study_id"],
+            "PerformedProcedureStepDescription": procedure,
+            "ViewPosition": images["view"],
             "Rows": size,
             "Columns": size,
-            "StudyDate": times.year * 10000 + times.month * 100 + times.day,
-            "StudyTime": clock,
-            "ProcedureCodeSequence_CodeMeaning": "CHEST (PORTABLE AP)",
-            "ViewCodeSequence_CodeMeaning": "antero-posterior",
-            "PatientOrientationCodeSequence_CodeMeaning": "Erect",
+            "StudyDate": date.year * 10_000 + date.month * 100 + date.day,
+            "StudyTime": _clock(images),
+            "ProcedureCodeSequence_CodeMeaning": procedure,
+            "ViewCodeSequence_CodeMeaning": images["view"].map(VIEW),
+            "PatientOrientationCodeSequence_CodeMeaning": np.where(
+                images["view"] == "AP", posture, "Erect"
+            ),
         }
     )
 
 
-def _extra_images(root: Path, metadata: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Images that a pipeline must leave aside: a second AP film, other views, studies long before.
+def _clock(images: pd.DataFrame) -> np.ndarray:
+    """HHMMSS.fff as a number, float64 [images]: leading zeros are lost, as in the real table.
 
-    They are copies of a film's file under another name.
+    The images of a study share it, so the fraction comes from the study's id.
     """
-    rng = stream(seed, Tag.WRITING, 2)
-    rows: list[dict[Hashable, Any]] = []
-    for film in metadata.to_dict("records"):
-        kind = rng.random()
-        if kind > 0.15:
-            continue
-        row = {**film, "dicom_id": draw_dicom_id(rng)}
-        if kind < 0.05:
-            # A second AP film of a study sorts after the film that counts.
-            row["dicom_id"] = draw_dicom_id(rng, "ffffffff")
-        elif kind < 0.12:
-            row["ViewPosition"] = "LATERAL" if kind < 0.09 else "PA"
-        else:
-            row["study_id"] = 60_000_000 + len(rows)
-            # New Year of the year before: a date in every year, which 29 February is not.
-            row["StudyDate"] = film["StudyDate"] // 10_000 * 10_000 - 10_000 + 101
-        rows.append(row)
-        copy = film_file(root, row["subject_id"], row["study_id"], row["dicom_id"])
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        original = film_file(root, film["subject_id"], film["study_id"], film["dicom_id"])
-        shutil.copyfile(original, copy)
-    return pd.DataFrame(rows, columns=metadata.columns)
+    date, study = images["taken"].dt, images["study_id"].to_numpy()
+    whole = date.hour * 10_000 + date.minute * 100 + date.second
+    clock = whole.to_numpy() + study % 1000 / 1000
+    # Some real times carry the noise of floats: 213014.53100000002.
+    return np.where(study % 7 == 0, np.nextafter(clock, np.inf), clock)
 
 
-def _chexpert(population: Population, ids: Identifiers) -> pd.DataFrame:
-    """Labels per study: positive when clearly shown, uncertain when faint, else not mentioned."""
-    subject = population.stays["subject"].to_numpy()[population.films["stay"]]
-    table = pd.DataFrame({"subject_id": ids.subject_id[subject], "study_id": ids.study_id})
-    for label in CHEXPERT:
-        table[label] = np.nan
+POSITIVE, UNCERTAIN, NEGATIVE = 0.6, 0.35, 0.02
+"""Severities from which a finding is positive or uncertain, and below which it is negative."""
+
+
+def _chexpert(population: Population, images: pd.DataFrame) -> pd.DataFrame:
+    """Labels per study from what its film shows; blank where the report says nothing."""
+    studies = images.drop_duplicates("study_id")
+    severity = population.film_severity[studies["film"]]
+    labels = pd.DataFrame(np.nan, index=studies.index, columns=list(CHEXPERT))
     for label, process in CHEXPERT_PROCESS.items():
-        columns = [name.startswith(process) for name in FILM_SEVERITIES]
-        shown = population.film_severity[:, columns].sum(axis=1)
-        table[label] = np.select([shown > 0.6, shown > 0.35], [1.0, -1.0], np.nan)
-    return table
+        shown = severity[:, [name.startswith(process) for name in FILM_SEVERITIES]].sum(axis=1)
+        labels[label] = np.select(
+            [shown > POSITIVE, shown > UNCERTAIN, shown < NEGATIVE], [1.0, -1.0, 0.0], np.nan
+        )
+    found = labels.isin([1.0, -1.0]).any(axis=1)
+    ventilated = population.film_ventilated[studies["film"]]
+    labels["No Finding"] = np.where(found, np.nan, 1.0)
+    labels["Support Devices"] = np.where(ventilated, 1.0, np.nan)
+    return pd.concat([studies[["subject_id", "study_id"]], labels], axis=1)
+
+
+SPLIT_SHARES: Final = {"train": 0.978, "validate": 0.008, "test": 0.014}
+"""Of the real table."""
+
+
+def _split(seed: int, images: pd.DataFrame) -> pd.DataFrame:
+    subjects, subject = np.unique(images["subject_id"], return_inverse=True)
+    rng = stream(seed, Tag.WRITING, 5)
+    drawn = rng.choice(list(SPLIT_SHARES), size=len(subjects), p=list(SPLIT_SHARES.values()))
+    return images[["dicom_id", "study_id", "subject_id"]].assign(split=drawn[subject])

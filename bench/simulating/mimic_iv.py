@@ -8,7 +8,9 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
-from bench.simulating.identifiers import SECOND, Identifiers, seconds
+from bench.simulating.dictionaries import diagnosis_tables, item_tables
+from bench.simulating.identifiers import SECOND, Identifiers, draw_unused, seconds
+from bench.simulating.physiology import VARIABLES
 from bench.simulating.population import Population
 from bench.simulating.streams import Tag, stream
 
@@ -21,17 +23,22 @@ UNITS: Final = (
     "Trauma SICU (TSICU)",
 )
 HOUR: Final = 3600 * SECOND
+DAY: Final = 24 * HOUR
+TWO_STAYS: Final = "two_stays_in_admission"
+MEASURES: Final = [v.itemid for v in VARIABLES if v.name in ("Height", "Weight")]
 
 
 def write_mimic_iv(root: Path, population: Population, ids: Identifiers, gzip: bool) -> None:
     """Write hosp/ and icu/ below `root`."""
     stays = _stay_times(population, ids)
+    itemids = set(population.events["itemid"].unique())
     tables = {
         "hosp/patients": _patients(population, ids, stays),
         "hosp/admissions": _admissions(population, ids, stays),
         "icu/icustays": _icustays(population, ids, stays),
         **_event_tables(population, ids, stays),
-        **_dictionaries(ids),
+        **item_tables(itemids),
+        **diagnosis_tables(population, ids),
     }
     for name, table in tables.items():
         write_csv(root / f"{name}.csv", table, gzip)
@@ -58,6 +65,8 @@ def _stay_times(population: Population, ids: Identifiers) -> pd.DataFrame:
     intime = ids.intime
     outtime = intime + seconds(stays["los_days"] * 24)
     admitted = intime - (rng.integers(30, 600, n) * 60) * SECOND
+    # The other stay of the admission comes first: see `_icustays`.
+    admitted = np.where(stays["kind"] == TWO_STAYS, admitted - 35 * HOUR, admitted)
     admitted = admitted.astype("datetime64[m]").astype("datetime64[s]")
     died = stays["died"].to_numpy()
     death = intime + seconds(np.nan_to_num(stays["death_hours"]))
@@ -77,10 +86,17 @@ def _stay_times(population: Population, ids: Identifiers) -> pd.DataFrame:
     )
 
 
+LATER_DEATHS: Final = 0.15
+
+
 def _patients(population: Population, ids: Identifiers, stays: pd.DataFrame) -> pd.DataFrame:
     subject = population.stays["subject"].to_numpy()
     first = stays.groupby(subject)["admittime"].min()
-    dod = stays["deathtime"].groupby(subject).max().dt.strftime("%Y-%m-%d")
+    died = stays["deathtime"].groupby(subject).max()
+    # Some deaths after discharge are known too, from state records.
+    rng = stream(population.seed, Tag.WRITING, 6)
+    later = stays["dischtime"].groupby(subject).max() + rng.integers(2, 365, len(first)) * DAY
+    dod = died.fillna(later.where(rng.random(len(first)) < LATER_DEATHS))
     return pd.DataFrame(
         {
             "subject_id": ids.subject_id,
@@ -88,7 +104,7 @@ def _patients(population: Population, ids: Identifiers, stays: pd.DataFrame) -> 
             "anchor_age": population.subjects["age"].astype(int),
             "anchor_year": first.dt.year.to_numpy(),
             "anchor_year_group": "2014 - 2016",
-            "dod": dod.to_numpy(),
+            "dod": dod.dt.strftime("%Y-%m-%d").to_numpy(),
         }
     )
 
@@ -134,11 +150,12 @@ def _icustays(population: Population, ids: Identifiers, stays: pd.DataFrame) -> 
             "outtime": stays["outtime"],
         }
     )
-    # A second stay in the same admission, so that the rule about one stay has work to do.
-    again = table[kind == "two_stays_in_admission"].copy()
-    again["stay_id"] = 40_000_000 + np.arange(len(again))
-    again["intime"] = again["outtime"] + 5 * HOUR
-    again["outtime"] = again["intime"] + 30 * HOUR
+    # Another stay in the same admission, so that the rule about one stay has work to do.
+    again = table[kind == TWO_STAYS].copy()
+    rng = stream(population.seed, Tag.WRITING, 7)
+    again["stay_id"] = draw_unused(rng, 30_000_000, ids.stay_id, len(again))
+    again["outtime"] = again["intime"] - 5 * HOUR
+    again["intime"] = again["outtime"] - 30 * HOUR
     table = pd.concat([table, again], ignore_index=True)
     days = (table["outtime"] - table["intime"]).dt.total_seconds() / 86400
     return table.assign(los=days)
@@ -149,6 +166,7 @@ def _event_tables(
 ) -> dict[str, pd.DataFrame]:
     """chartevents, outputevents and labevents; charted to the minute."""
     events = population.events
+    rng = stream(population.seed, Tag.WRITING, 8)
     stay = events["stay"].to_numpy()
     charted = stays["intime"].to_numpy().astype("datetime64[s]")[stay] + seconds(events["hours"])
     charted = charted.astype("datetime64[m]").astype("datetime64[s]")
@@ -158,23 +176,61 @@ def _event_tables(
             "subject_id": ids.subject_id[subject],
             "hadm_id": ids.hadm_id[stay],
             "stay_id": ids.stay_id[stay],
-            "caregiver_id": 0,
+            "caregiver_id": rng.integers(10_000, 100_000, len(stay)),
             "charttime": charted,
-            "storetime": charted + 10 * 60 * SECOND,
         }
     )
     rows = pd.concat(
         [common, events.drop(columns=["stay", "hours"]).reset_index(drop=True)], axis=1
     )
-    by_table = dict(iter(rows.groupby("table")))
-    front = list(common.columns)
-    chart = by_table["chartevents"].assign(warning=0)
-    output = by_table["outputevents"]
-    return {
-        "icu/chartevents": chart[[*front, "itemid", "value", "valuenum", "valueuom", "warning"]],
-        "icu/outputevents": output[[*front, "itemid", "value", "valueuom"]],
-        "hosp/labevents": _labevents(by_table["labevents"]),
+    is_charted = (rows["table"] == "chartevents").to_numpy()
+    outside = _charted_outside(rows[is_charted], stays.iloc[stay[is_charted]])
+    tables = {
+        "chartevents": pd.concat([rows[is_charted], outside], ignore_index=True),
+        "outputevents": rows[rows["table"] == "outputevents"],
+        "labevents": rows[rows["table"] == "labevents"],
     }
+    tables = {name: _stored(name, table, rng) for name, table in tables.items()}
+    front = [*common.columns, "storetime", "itemid", "value"]
+    return {
+        "icu/chartevents": tables["chartevents"].assign(warning=0)[
+            [*front, "valuenum", "valueuom", "warning"]
+        ],
+        "icu/outputevents": tables["outputevents"][[*front, "valueuom"]],
+        "hosp/labevents": _labevents(tables["labevents"]),
+    }
+
+
+def _charted_outside(rows: pd.DataFrame, stays: pd.DataFrame) -> pd.DataFrame:
+    """Copies of a few rows (`stays`: theirs) charted outside the stay that their stay_id names.
+
+    Measures more than a day before it, other items within two hours after it.
+    """
+    chosen = np.arange(len(rows)) % 251 == 250
+    rows, stays = rows[chosen], stays[chosen]
+    minutes = np.arange(len(rows)) % 120 * 60 * SECOND
+    before = stays["intime"].to_numpy() - 25 * HOUR - minutes
+    after = stays["outtime"].to_numpy() + 60 * SECOND + minutes
+    times = np.where(rows["itemid"].isin(MEASURES), before, after)
+    return rows.assign(charttime=times.astype("datetime64[m]").astype("datetime64[s]"))
+
+
+STORED_AFTER_HOURS: Final = {
+    "chartevents": (0.2, 1.0),
+    "outputevents": (0.28, 1.3),
+    "labevents": (1.1, 0.91),
+}
+"""Median and log-sd of the time from charting to storing, after the open demo."""
+
+
+def _stored(name: str, table: pd.DataFrame, rng: np.random.Generator) -> pd.DataFrame:
+    """Add when a value was confirmed; one output in six is entered before its time is up."""
+    median, log_sd = STORED_AFTER_HOURS[name]
+    hours = (median * np.exp(log_sd * rng.standard_normal(len(table)))).clip(max=28 * 24)
+    if name == "outputevents":
+        hours = np.where(rng.random(len(table)) < 0.16, -0.25, hours)
+    stored = table["charttime"].to_numpy() + seconds(hours)
+    return table.assign(storetime=stored.astype("datetime64[m]").astype("datetime64[s]"))
 
 
 def _labevents(rows: pd.DataFrame) -> pd.DataFrame:
@@ -189,8 +245,9 @@ def _labevents(rows: pd.DataFrame) -> pd.DataFrame:
             "itemid": rows["itemid"].to_numpy(),
             "order_provider_id": "P00000",
             "charttime": rows["charttime"].to_numpy(),
-            "storetime": rows["charttime"].to_numpy() + HOUR,
-            "value": rows["value"].to_numpy(),
+            "storetime": rows["storetime"].to_numpy(),
+            # Some values are blanked, with their number left.
+            "value": rows["value"].where(n % 17 > 0, "___").to_numpy(),
             "valuenum": rows["valuenum"].to_numpy(),
             "valueuom": rows["valueuom"].to_numpy(),
             "ref_range_lower": np.nan,
@@ -200,20 +257,3 @@ def _labevents(rows: pd.DataFrame) -> pd.DataFrame:
             "comments": None,
         }
     )
-
-
-def _dictionaries(ids: Identifiers) -> dict[str, pd.DataFrame]:
-    """Small tables that readers of MIMIC-IV expect to find."""
-    diagnoses = pd.DataFrame(
-        {
-            "subject_id": ids.subject_id[:1],
-            "hadm_id": ids.hadm_id[:1],
-            "seq_num": 1,
-            "icd_code": "0389",
-            "icd_version": 9,
-        }
-    )
-    titles = pd.DataFrame(
-        {"icd_code": ["0389"], "icd_version": [9], "long_title": ["Unspecified septicemia"]}
-    )
-    return {"hosp/diagnoses_icd": diagnoses, "hosp/d_icd_diagnoses": titles}

@@ -19,7 +19,8 @@ def write_truth(
 
     stays.csv: stay_id, subject_id, kind, icu_sample, los_days, died, p_death, p_los_0..3
     films.csv: stay_id, dicom_id, hours, and the severity of everything the film shows
-    pairs.csv: dicom ids, labels, region words, and per disease u, dq (true change), m0
+    pairs.csv: dicom ids, labels, region words, contradictions, gold labels, and per disease u, dq
+        (true change), m0
     latents.npz: acute, chronic, heart, organs, dose_pulses (float16, order of stays.csv)
     masks.npz: packed bits, 'film row/process', of some subjects
     """
@@ -51,6 +52,7 @@ def write_truth(
             previous=dicom[pairs["film_1"]],
             current=dicom[pairs["film_2"]],
             region_words=[json.dumps(words) for words in population.region_words],
+            contradictions=[json.dumps(words) for words in population.contradictions],
             gold=[json.dumps(row.tolist()) for row in population.gold_labels],
         ).drop(columns=["stay", "film_1", "film_2"]),
     )

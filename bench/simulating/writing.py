@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.errors import UserError
 from bench.simulating.identifiers import Identifiers
+from bench.simulating.images import draw_images
 from bench.simulating.mimic_cxr import write_films, write_tables
 from bench.simulating.mimic_iv import write_mimic_iv
 from bench.simulating.population import Population
@@ -18,7 +19,7 @@ from bench.simulating.scene_graphs import write_scene_graphs
 from bench.simulating.sizes import Knobs
 from bench.simulating.truth import write_truth
 
-FORMAT = 2
+FORMAT = 3
 SETTINGS_FILE = "simulation.json"
 
 
@@ -50,7 +51,7 @@ def is_there(out: Path, settings: Settings, force: bool) -> bool:
             raise UserError(f"cannot write {out}: {parent} is not a writable folder")
         return False
     file = out / SETTINGS_FILE
-    if file.is_file() and json.loads(file.read_text()) == settings.to_json():
+    if file.is_file() and _read(file) == settings.to_json():
         return not force
     if not force:
         raise UserError(
@@ -59,6 +60,14 @@ def is_there(out: Path, settings: Settings, force: bool) -> bool:
     if not file.is_file():
         raise UserError(f"{out} is no simulation: --force does not remove it, choose another --out")
     return False
+
+
+def _read(file: Path) -> Any:
+    """The settings in a file; None if it is not JSON, which are nobody's settings."""
+    try:
+        return json.loads(file.read_text())
+    except ValueError:
+        return None
 
 
 def write_raw(
@@ -74,9 +83,10 @@ def write_raw(
         boxes, masks = write_films(
             cxr, population, ids, settings.film_size, settings.knobs.nuisance, jobs
         )
-        write_tables(cxr, population, ids, settings.film_size, settings.gzip)
+        images = draw_images(population, ids)
+        write_tables(cxr, population, images, settings.film_size, settings.gzip)
         imagenome = partial / "chest-imagenome"
-        write_scene_graphs(imagenome, population, ids, boxes, settings.film_size)
+        write_scene_graphs(imagenome, population, ids, images, boxes, settings.film_size)
         if settings.mimic_iv is None:
             write_mimic_iv(partial / "mimic-iv", population, ids, settings.gzip)
         write_truth(partial / "truth", population, ids, masks)

@@ -156,7 +156,6 @@ def test_an_existing_simulation_is_left_alone(tiny_raw: Path, capsys):
         (["--reader-noise", "-1"], "reader-noise"),
         (["--signal", "cx"], "did you mean 'cxr'"),
         (["--mimic-iv", "nowhere"], "MIMIC-IV directory"),
-        (["--oracle", "nowhere"], "truth"),
         (["--outt", "x"], "did you mean '--out'"),
         (["--out", "/proc/none/x"], "cannot write"),
     ],

@@ -88,6 +88,12 @@ def test_boxes_are_those_of_the_films(prepared: Cohort):
     assert boxes[present].min() > -0.2 and boxes[present].max() < 1.2
 
 
+def test_what_a_reader_must_leave_out_was_planted_and_left_out(prepared: Cohort):
+    left_out = prepared.manifest["oddities"]
+    assert left_out["relations left out: both films in one study"] > 0
+    assert left_out["relations left out: two comparisons, or none"] > 0
+
+
 def test_the_oracle_knows_every_sample(tiny_raw: Path, prepared: Cohort):
     for task in Task:
         samples = Samples(prepared, task, Cxr.NONE, Inputs(ehr=True))
