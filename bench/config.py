@@ -69,6 +69,7 @@ def training_config(preset: Preset, task: Task) -> TrainingConfig:
 class Request:
     """One run as a user asks for it.
 
+    `drop_ehr` is the share of training samples whose hours are hidden (paper, Tables 18 and 19).
     `overrides` are (field, text) pairs of `--set`, e.g. ("training.lr", "1e-4").
     """
 
@@ -77,6 +78,7 @@ class Request:
     cxr: Cxr
     seed: int
     ehr: bool = True
+    drop_ehr: float = 0.0
     ablate: tuple[str, ...] = ()
     preset: Preset = Preset.DEMO
     recipe: str = "shared"
@@ -87,6 +89,7 @@ class Request:
         """The row this run belongs to, e.g. 'dipro -pae (long)'."""
         ablated = "".join(f" -{name}" for name in self.ablate)
         films = self.cxr if self.ehr else f"{self.cxr}, no EHR"
+        films += f", EHR dropped from {self.drop_ehr:.0%}" if self.drop_ehr else ""
         return f"{self.method}{ablated} ({films})"
 
     def visible(self, inputs: Inputs) -> Inputs:
@@ -104,6 +107,7 @@ class Request:
         words += [f"--ablate {name}" for name in self.ablate]
         words += [f"--task {self.task} --cxr {self.cxr} --seed {self.seed}"]
         words += [] if self.ehr else ["--no-ehr"]
+        words += [f"--drop-ehr {self.drop_ehr:g}"] if self.drop_ehr else []
         words += [f"--preset {self.preset} --cohort {cohort}"]
         words += ["--recipe reference"] if self.recipe == "reference" else []
         words += [f"--set {name}={text}" for name, text in self.overrides]
@@ -176,6 +180,10 @@ def _misfit(request: Request) -> str | None:
         return "its sample is a pair of films; choose cxr pair or none"
     if request.cxr is Cxr.NONE and not request.ehr:
         return "neither films nor EHR are left"
+    if not 0 <= request.drop_ehr < 1:
+        return f"--drop-ehr {request.drop_ehr:g}: give a share of training samples, 0 to below 1"
+    if request.drop_ehr and not request.ehr:
+        return "there is no EHR to drop: leave --no-ehr or --drop-ehr out"
     return None
 
 

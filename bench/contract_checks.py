@@ -23,7 +23,7 @@ from bench.config import Request, RunConfig, resolve
 from bench.contract import Output, TaskSpec
 from bench.data.batch import Batch, Samples, progression_class_weights
 from bench.data.cohort import Cohort
-from bench.data.vocabulary import DISEASES, NOT_MENTIONED, REGIONS, Cxr, Task
+from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, NOT_MENTIONED, REGIONS, Cxr, Task
 from bench.errors import UserError
 from bench.objective import task_loss
 from bench.registry import load_method
@@ -164,8 +164,11 @@ def padded(batch: Batch, n_films: int = N_EXTRA_FILMS, n_hours: int = N_EXTRA_HO
         "pair_hours": pad(batch.pair_hours, pair_valid),
     }
     if batch.targets is not None:
-        labels = _longer(batch.targets.region_progression, n_pairs, NOT_MENTIONED)
-        changes["targets"] = replace(batch.targets, region_progression=labels)
+        changes["targets"] = replace(
+            batch.targets,
+            region_progression=_longer(batch.targets.region_progression, n_pairs, NOT_MENTIONED),
+            findings=_longer(batch.targets.findings, n_films, FINDING_UNKNOWN),
+        )
     return replace(batch, **changes)
 
 

@@ -42,6 +42,13 @@ def parser() -> Parser:
         help="films: none, last, long (ICU tasks) or pair; without it the fullest the method takes",
     )
     p.add_argument("--no-ehr", action="store_true", help="withhold EHR and demographics")
+    p.add_argument(
+        "--drop-ehr",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="hide the hours of this share of training samples, e.g. 0.5",
+    )
     p.add_argument("--seed", type=int, default=PAPER_SEEDS[0], metavar="N", help="random seed")
     arguments.add_place(p)
     arguments.add_machine(p)
@@ -74,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         cxr=arg.cxr or default_cxr(arg.method, arg.task),
         seed=arg.seed,
         ehr=not arg.no_ehr,
+        drop_ehr=arg.drop_ehr,
         ablate=tuple(arg.ablate),
         preset=arg.preset,
         recipe=arg.recipe,

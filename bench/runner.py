@@ -66,7 +66,14 @@ class Run:
         self.config, self.cohort, self.device, self.threads = config, cohort, device, threads
         self.task, self.training = request.task, config.training
         method = load_method(request.method)
-        self.samples = Samples(cohort, request.task, request.cxr, request.visible(method.inputs))
+        self.samples = Samples(
+            cohort,
+            request.task,
+            request.cxr,
+            request.visible(method.inputs),
+            request.drop_ehr,
+            request.seed,
+        )
         for split in (Split.TRAIN, Split.TEST):
             if len(self.samples.indices(split)) == 0:
                 raise UserError(f"{cohort.title} has no {split} sample for {request.task}")
@@ -275,7 +282,7 @@ def _select(run: Run, files: RunFiles, progress: Progress, terms: dict[str, floa
 
 def _loss_of_logits(run: Run, logits: np.ndarray, positions: np.ndarray) -> float:
     labels = {k: torch.from_numpy(v[positions]) for k, v in run.samples.labels().items()}
-    targets = Targets(**labels, region_progression=torch.empty(0))
+    targets = Targets(**labels, region_progression=torch.empty(0), findings=torch.empty(0))
     shaped = torch.from_numpy(logits)
     if run.task is Task.DISEASE_PROGRESSION:
         shaped = shaped.unflatten(1, tuple(run.class_weights.shape))

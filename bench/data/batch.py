@@ -19,6 +19,7 @@ from bench.data.vocabulary import (
     DEMOGRAPHICS,
     DISEASES,
     EHR_VARIABLES,
+    FINDING_UNKNOWN,
     ICU_HORIZON_HOURS,
     N_PROGRESSION_CLASSES,
     NOT_MENTIONED,
@@ -47,12 +48,15 @@ class Targets:
     mortality: float32 [B]; 1 = died in hospital. 0 for pairs.
     length_of_stay: int64 [B]; class 0..3. 0 for pairs.
     region_progression: int64 [B, P, 10, 7]; as progression, per region; padded pairs NOT_MENTIONED
+    findings: int64 [B, T, 7]; what each film's own report says is shown (1) or not (0), else
+        FINDING_UNKNOWN; padded films FINDING_UNKNOWN
     """
 
     progression: Tensor
     mortality: Tensor
     length_of_stay: Tensor
     region_progression: Tensor
+    findings: Tensor
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,8 @@ class Samples:
 
     A sample is a row of `cohort.stays` (ICU tasks: two or more films in the first 48 h) or of
     `cohort.pairs` (progression: at least one disease labelled). Rows keep the cohort's order.
+    `drop_ehr` hides the hours of that share of the training samples (not their demographics), the
+    same ones for every method; those of a smaller share are among those of a larger one.
 
     Attributes:
         rows: int64 [N]; row in `cohort.stays` or `cohort.pairs`
@@ -130,6 +136,8 @@ class Samples:
         task: Task,
         cxr: Cxr,
         inputs: Inputs,
+        drop_ehr: float = 0.0,
+        seed: int = 0,
     ) -> None:
         self.cohort, self.task, self.cxr, self.inputs = cohort, task, cxr, inputs
         self.rows = _sample_rows(cohort, task)
@@ -144,7 +152,9 @@ class Samples:
         self._pair = _pairs_of_films(cohort.pairs, self._film)
         self._film_hours = cohort.films["hours"].to_numpy(np.float32)
         self._offset = table["ehr_offset"].to_numpy(np.int64)
-        self._n_hours = table["n_hours"].to_numpy(np.int64)
+        self._n_hours = table["n_hours"].to_numpy(np.int64).copy()
+        training = np.random.default_rng(seed).permutation(self.indices(Split.TRAIN))
+        self._n_hours[training[: round(drop_ehr * len(training))]] = 0
         if not task.is_icu:
             self._first_hour = table["first_hour"].to_numpy(np.int64)
         else:
@@ -190,7 +200,7 @@ class Samples:
             ),
             **ehr,
             demographics=self._gather_demographics(positions),
-            targets=self._gather_targets(positions, pair, pair_valid),
+            targets=self._gather_targets(positions, film, film_valid, pair, pair_valid),
         )
 
     def _gather_images(
@@ -227,15 +237,26 @@ class Samples:
         return torch.from_numpy(self._demographics[self._stay[positions], :width])
 
     def _gather_targets(
-        self, positions: np.ndarray, pair: np.ndarray, pair_valid: np.ndarray
+        self,
+        positions: np.ndarray,
+        film: np.ndarray,
+        film_valid: np.ndarray,
+        pair: np.ndarray,
+        pair_valid: np.ndarray,
     ) -> Targets:
         region = np.full((*pair.shape, len(REGIONS), len(DISEASES)), NOT_MENTIONED, dtype=np.int64)
         labelled = pair_valid & (pair >= 0)
         region[labelled] = self.cohort.arrays["region_progression"][pair[labelled]]
+        findings = np.full((*film.shape, len(DISEASES)), FINDING_UNKNOWN, dtype=np.int64)
+        findings[film_valid] = self.cohort.arrays["findings"][film[film_valid]]
         labels = {
             name: torch.from_numpy(values[positions]) for name, values in self._labels.items()
         }
-        return Targets(**labels, region_progression=torch.from_numpy(region))
+        return Targets(
+            **labels,
+            region_progression=torch.from_numpy(region),
+            findings=torch.from_numpy(findings),
+        )
 
 
 def _sample_rows(cohort: Cohort, task: Task) -> np.ndarray:

@@ -13,6 +13,7 @@
     regions.npy              uint8   [films, 10, s, s]   region crops; zero where absent
     region_present.npy       bool    [films, 10]
     boxes.npy                float32 [films, 19, 4]      x1 y1 x2 y2, 0..1 of the square, or NaN
+    findings.npy             int8    [films, 7]          1 shown, 0 not, -1 unknown; training only
     region_progression.npy   int8    [pairs, 10, 7]      per region and disease; 3 = not mentioned
     identifiers.json         the only file with raw identifiers; no run reads it
 
@@ -40,6 +41,7 @@ from bench.data.vocabulary import (
     DEMOGRAPHICS,
     DISEASES,
     EHR_VARIABLES,
+    FINDING_UNKNOWN,
     ICU_HORIZON_HOURS,
     N_LENGTH_OF_STAY_CLASSES,
     NOT_MENTIONED,
@@ -48,7 +50,7 @@ from bench.data.vocabulary import (
 )
 from bench.errors import UserError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 MANIFEST = "manifest.json"
 NORMALISATION = "normalisation.json"
@@ -89,6 +91,7 @@ ARRAYS = {
     "regions": (np.uint8, (len(REGIONS), None, None)),
     "region_present": (np.bool_, (len(REGIONS),)),
     "boxes": (np.float32, (len(BOX_REGIONS), 4)),
+    "findings": (np.int8, (len(DISEASES),)),
     "region_progression": (np.int8, (len(REGIONS), len(DISEASES))),
 }
 """Dtype and trailing shape of each array; None is a size that the manifest names."""
@@ -99,6 +102,7 @@ ARRAY_ROWS = {
     "regions": "films",
     "region_present": "films",
     "boxes": "films",
+    "findings": "films",
     "region_progression": "pairs",
 }
 """Table whose rows an array has; the others have the rows of EHR windows."""
@@ -290,6 +294,8 @@ def _faults_of_content(cohort: Cohort) -> Iterator[str]:
         yield "subjects.parquet has an unknown split"
     if not cohort.pairs[list(DISEASES)].isin(range(NOT_MENTIONED + 1)).all(axis=None):
         yield "pairs.parquet: a progression label is unknown"
+    if not np.isin(cohort.arrays["findings"], (FINDING_UNKNOWN, 0, 1)).all():
+        yield "findings.npy: a label is neither 0, 1 nor unknown"
     for column, n_classes in {"mortality": 2, "length_of_stay": N_LENGTH_OF_STAY_CLASSES}.items():
         if not cohort.stays[column].isin(range(n_classes)).all():
             yield f"stays.parquet: a label in column {column} is unknown"

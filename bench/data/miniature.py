@@ -19,6 +19,7 @@ from bench.data.vocabulary import (
     DEMOGRAPHICS,
     DISEASES,
     EHR_VARIABLES,
+    FINDING_UNKNOWN,
     ICU_HORIZON_HOURS,
     LENGTH_OF_STAY_EDGES_DAYS,
     NOT_MENTIONED,
@@ -63,6 +64,7 @@ def miniature_parts(
         "demographics": _demographics(n_stays, rng),
         **_images(_brightness(films, pairs, stays), film_size, region_size, rng),
         "region_progression": _region_labels(pairs),
+        "findings": _findings(films, pairs, rng),
     }
     training = subjects["split"].eq(Split.TRAIN).to_numpy()[stays["subject"]]
     return {
@@ -197,17 +199,28 @@ def _brightness(films: pd.DataFrame, pairs: pd.DataFrame, stays: pd.DataFrame) -
 
     Region i is as bright as disease i is severe, which is the sum of the changes before the film.
     """
+    brightness = np.full((len(films), N_CELLS**2), 110)
+    brightness[:, : len(DISEASES)] += 30 * _severity(films, pairs)
+    died = stays["mortality"].to_numpy()[films["stay"]]
+    brightness[:, REGIONS.index("cardiac silhouette")] += 60 * died
+    return brightness
+
+
+def _severity(films: pd.DataFrame, pairs: pd.DataFrame) -> np.ndarray:
+    """How severe each disease is in each film: the sum of the changes before it, int [films, 7]."""
     severity = np.zeros((len(films), len(DISEASES)), dtype=int)
     change = np.zeros(NOT_MENTIONED + 1, dtype=int)
     change[[Progression.WORSENED, Progression.IMPROVED]] = 1, -1
     changes = change[pairs[list(DISEASES)].to_numpy()]
     for first, second, step in zip(pairs["film_1"], pairs["film_2"], changes, strict=True):
         severity[second] = severity[first] + step
-    brightness = np.full((len(films), N_CELLS**2), 110)
-    brightness[:, : len(DISEASES)] += 30 * severity
-    died = stays["mortality"].to_numpy()[films["stay"]]
-    brightness[:, REGIONS.index("cardiac silhouette")] += 60 * died
-    return brightness
+    return severity
+
+
+def _findings(films: pd.DataFrame, pairs: pd.DataFrame, rng: np.random.Generator) -> np.ndarray:
+    """A disease is shown when it is more severe than in the stay's first film; a fifth unknown."""
+    shown = (_severity(films, pairs) > 0).astype(np.int8)
+    return np.where(rng.random(shown.shape) < 0.2, FINDING_UNKNOWN, shown)
 
 
 def _images(

@@ -68,6 +68,20 @@ DISEASE_IN_GRAPH: Final = {"pulmonary edema/hazy opacity": "pulmonary edema"} | 
 }
 """Name in a Chest ImaGenome scene graph -> our name (edema has a longer one there; ledger D1)."""
 
+DISEASE_IN_CHEXPERT: Final = {
+    "Atelectasis": "atelectasis",
+    "Cardiomegaly": "enlarged cardiac silhouette",
+    "Consolidation": "consolidation",
+    "Edema": "pulmonary edema",
+    "Lung Opacity": "lung opacity",
+    "Pleural Effusion": "pleural effusion",
+    "Pneumonia": "pneumonia",
+}
+"""Column of the CheXpert labels of a study -> our name, in the order of `DISEASES`."""
+
+FINDING_UNKNOWN: Final = -1
+"""A film's finding that its report does not speak of; else 1 shown (or uncertain), 0 not shown."""
+
 REGIONS: Final = (
     "left lung",
     "right lung",

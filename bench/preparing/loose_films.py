@@ -16,6 +16,7 @@ from bench.data.cohort import Cohort
 from bench.errors import UserError
 from bench.preparing.ehr import unknown_ehr
 from bench.preparing.events import HOUR
+from bench.preparing.findings import unknown_findings
 from bench.preparing.images import FilmFile, Sizes, open_film
 from bench.preparing.progression import consecutive_pairs, no_labels
 from bench.preparing.provenance import Provenance
@@ -51,6 +52,7 @@ def prepare_loose_films(
         split_subjects(subjects, (), np.random.default_rng(seed)),
         unknown_ehr(selection),
         [_with_canonical_boxes(paths[position]) for position in order],
+        unknown_findings(len(paths)),
         sizes,
         ORIGIN,
         {"labels": "none", "region_boxes": "canonical", "split_seed": seed},

@@ -14,6 +14,7 @@ from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Split
 from bench.preparing.attrition import Attrition
 from bench.preparing.ehr import prepare_ehr
 from bench.preparing.films import film_path
+from bench.preparing.findings import read_findings
 from bench.preparing.images import FilmFile, Sizes
 from bench.preparing.progression import read_gold
 from bench.preparing.provenance import Provenance
@@ -67,6 +68,7 @@ def prepare_mimic(
         split,
         ehr,
         films,
+        read_findings(raw.mimic_cxr, selection.films),
         options.sizes,
         origin,
         _manifest(options, attrition),

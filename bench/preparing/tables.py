@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import pandas as pd
 
+from bench.data.vocabulary import DISEASE_IN_CHEXPERT
 from bench.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ FILM_METADATA: Final = Table(
     },
     {"ViewPosition": TEXT},
 )
+CHEXPERT: Final = Table(
+    "mimic-cxr-2.0.0-chexpert",
+    {"study_id": INTEGER},
+    dict.fromkeys((*DISEASE_IN_CHEXPERT, "No Finding"), NUMBER),
+)
 GOLD_COMPARISONS: Final = Table(
     "gold_dataset/gold_object_comparison_with_coordinates.txt",
     {
@@ -140,7 +146,8 @@ def read_table(root: Path, table: Table) -> pd.DataFrame:
         UserError: the file is missing, broken or empty, lacks a column, or holds a wrong value.
     """
     path = find_table(root, table)
-    frame = query(path, f"SELECT {', '.join(table.types)} FROM {source(path, table)}")
+    columns = ", ".join(f'"{name}"' for name in table.types)
+    frame = query(path, f"SELECT {columns} FROM {source(path, table)}")
     if frame.empty and not table.may_be_empty:
         raise UserError(f"{path} has no row: download or make it again")
     for column in table.required:

@@ -43,6 +43,7 @@ def write_selection(
     split: np.ndarray,
     ehr: Ehr,
     films: Sequence[FilmFile],
+    findings: np.ndarray,
     sizes: Sizes,
     origin: Provenance,
     manifest: dict[str, Any],
@@ -52,8 +53,8 @@ def write_selection(
 ) -> Cohort:
     """Decode the films and write the cohort; nothing half-written stays behind.
 
-    `split` follows the sorted subject ids, `films` the rows of the selection's films; `nearest`
-    resizes crops by nearest neighbour.
+    `split` follows the sorted subject ids, `films` and `findings` (int8 [films, 7]) the rows of the
+    selection's films; `nearest` resizes crops by nearest neighbour.
     """
     secret = origin.secret()
     out = out.absolute()
@@ -68,6 +69,7 @@ def write_selection(
                 "ehr_observed": ehr.observed,
                 "demographics": ehr.demographics,
                 "region_progression": selection.labels.regions,
+                "findings": findings,
                 **images,
             },
             normalisation=ehr.normalisation,

@@ -17,6 +17,7 @@ from bench.data.cohort import Cohort
 from bench.data.vocabulary import (
     DEMOGRAPHICS,
     DISEASES,
+    FINDING_UNKNOWN,
     ICU_HORIZON_HOURS,
     NOT_MENTIONED,
     Cxr,
@@ -48,6 +49,7 @@ DTYPES = {
     "progression": torch.int64,
     "length_of_stay": torch.int64,
     "region_progression": torch.int64,
+    "findings": torch.int64,
 }
 """The others are float32."""
 
@@ -309,10 +311,48 @@ class TestLabels:
         assert targets is not None
         assert (targets.region_progression[0, 0] == NOT_MENTIONED).all()
 
+    def test_findings_of_each_film(self, cohort: Cohort) -> None:
+        samples = samples_of(cohort)
+        batch = everything(samples)
+        assert batch.targets is not None
+        for i, stay in enumerate(samples.rows):
+            films = early_films(cohort, stay)
+            own = batch.targets.findings[i, : len(films)].numpy()
+            assert np.array_equal(own, cohort.arrays["findings"][films])
+        assert (batch.targets.findings[~batch.film_valid] == FINDING_UNKNOWN).all()
+
     def test_are_withheld_in_prediction(self, cohort: Cohort) -> None:
         batch = everything(samples_of(cohort))
         assert batch.without_targets().targets is None
         assert torch.equal(batch.without_targets().films, batch.films)
+
+
+class TestDroppedEhr:
+    def dropped(
+        self, cohort: Cohort, share: float, inputs: Inputs = ALL, seed: int = 0
+    ) -> set[int]:
+        samples = Samples(cohort, Task.MORTALITY, Cxr.LONG, inputs, share, seed)
+        batch = everything(samples)
+        return set(np.flatnonzero(~batch.ehr_valid.any(dim=1).numpy()).tolist())
+
+    def test_hides_that_share_of_training_samples_and_no_other(self, cohort: Cohort) -> None:
+        training = samples_of(cohort).indices(Split.TRAIN)
+        hidden = self.dropped(cohort, 0.5)
+        assert len(hidden) == round(0.5 * len(training))
+        assert hidden <= set(training.tolist())
+
+    def test_a_smaller_share_is_part_of_a_larger_one(self, cohort: Cohort) -> None:
+        assert self.dropped(cohort, 0.25) < self.dropped(cohort, 0.75)
+
+    def test_is_the_same_for_every_method_and_another_for_another_seed(
+        self, cohort: Cohort
+    ) -> None:
+        assert self.dropped(cohort, 0.5) == self.dropped(cohort, 0.5, Inputs(ehr=True))
+        assert self.dropped(cohort, 0.5) != self.dropped(cohort, 0.5, seed=1)
+
+    def test_demographics_stay(self, cohort: Cohort) -> None:
+        whole, part = (Samples(cohort, Task.MORTALITY, Cxr.LONG, ALL, s) for s in (0.0, 0.75))
+        assert torch.equal(everything(whole).demographics, everything(part).demographics)
 
 
 class TestShape:

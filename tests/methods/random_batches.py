@@ -13,13 +13,14 @@ from bench.data.vocabulary import (
     DEMOGRAPHICS,
     DISEASES,
     EHR_VARIABLES,
+    FINDING_UNKNOWN,
     N_LENGTH_OF_STAY_CLASSES,
     NOT_MENTIONED,
     REGIONS,
     Task,
 )
 
-FILM_AXIS = ("films", "regions", "region_present", "film_valid", "film_hours")
+FILM_AXIS = ("findings", "films", "regions", "region_present", "film_valid", "film_hours")
 PAIR_AXIS = ("pair_valid", "pair_hours")
 HOUR_AXIS = ("ehr_values", "ehr_observed", "ehr_hours", "ehr_valid")
 
@@ -49,6 +50,13 @@ def random_batch(
         length_of_stay=_tensor(np.arange(n) % N_LENGTH_OF_STAY_CLASSES),
         region_progression=_tensor(
             np.where(pair_valid[..., None, None], region_labels, NOT_MENTIONED)
+        ),
+        findings=_tensor(
+            np.where(
+                film_valid[..., None],
+                rng.integers(FINDING_UNKNOWN, 2, (n, T, len(DISEASES))),
+                FINDING_UNKNOWN,
+            )
         ),
     )
     return Batch(

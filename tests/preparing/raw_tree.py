@@ -13,7 +13,7 @@ import pandas as pd
 from PIL import Image
 
 from bench.data.cohort import Cohort
-from bench.data.vocabulary import BOX_REGIONS
+from bench.data.vocabulary import BOX_REGIONS, DISEASE_IN_CHEXPERT
 from bench.preparing.images import Sizes
 from bench.preparing.mimic import Options, prepare_mimic
 from bench.preparing.provenance import Provenance
@@ -25,20 +25,84 @@ HEART_RATE, GCS_EYE, FIO2, URINE, INR = 220045, 220739, 223835, 226559, 227467
 ICU_STAYS, ADMISSIONS, PATIENTS = "icu/icustays", "hosp/admissions", "hosp/patients"
 CHART, OUTPUT = "icu/chartevents", "icu/outputevents"
 METADATA = "mimic-cxr-2.0.0-metadata"
+CHEXPERT = "mimic-cxr-2.0.0-chexpert"
 GOLD = "gold_dataset/gold_object_comparison_with_coordinates"
 
-COLUMNS = {
-    ICU_STAYS: "subject_id hadm_id stay_id first_careunit last_careunit intime outtime los",
-    ADMISSIONS: "subject_id hadm_id admittime dischtime deathtime admission_type"
-    " admit_provider_id discharge_location language marital_status race hospital_expire_flag",
-    PATIENTS: "subject_id gender anchor_age anchor_year anchor_year_group dod",
-    CHART: "subject_id hadm_id stay_id caregiver_id charttime storetime itemid value valuenum"
-    " valueuom warning",
-    OUTPUT: "subject_id hadm_id stay_id caregiver_id charttime storetime itemid value valueuom",
-    METADATA: "dicom_id subject_id study_id PerformedProcedureStepDescription ViewPosition Rows"
-    " Columns StudyDate StudyTime",
-    GOLD: "patient_id relationship_id subject_id object_id bbox comparison attribute sentence"
-    " label_name current_image_id previous_image_id",
+COLUMNS: dict[str, list[str]] = {
+    ICU_STAYS: [
+        "subject_id",
+        "hadm_id",
+        "stay_id",
+        "first_careunit",
+        "last_careunit",
+        "intime",
+        "outtime",
+        "los",
+    ],
+    ADMISSIONS: [
+        "subject_id",
+        "hadm_id",
+        "admittime",
+        "dischtime",
+        "deathtime",
+        "admission_type",
+        "admit_provider_id",
+        "discharge_location",
+        "language",
+        "marital_status",
+        "race",
+        "hospital_expire_flag",
+    ],
+    PATIENTS: ["subject_id", "gender", "anchor_age", "anchor_year", "anchor_year_group", "dod"],
+    CHART: [
+        "subject_id",
+        "hadm_id",
+        "stay_id",
+        "caregiver_id",
+        "charttime",
+        "storetime",
+        "itemid",
+        "value",
+        "valuenum",
+        "valueuom",
+        "warning",
+    ],
+    OUTPUT: [
+        "subject_id",
+        "hadm_id",
+        "stay_id",
+        "caregiver_id",
+        "charttime",
+        "storetime",
+        "itemid",
+        "value",
+        "valueuom",
+    ],
+    METADATA: [
+        "dicom_id",
+        "subject_id",
+        "study_id",
+        "PerformedProcedureStepDescription",
+        "ViewPosition",
+        "Rows",
+        "Columns",
+        "StudyDate",
+        "StudyTime",
+    ],
+    CHEXPERT: ["subject_id", "study_id", *DISEASE_IN_CHEXPERT, "No Finding"],
+    GOLD: [
+        "patient_id",
+        "relationship_id",
+        "subject_id",
+        "object_id",
+        "bbox",
+        "comparison",
+        "attribute",
+        "sentence",
+        "label_name",
+        "current_image_id",
+        "previous_image_id",
+    ],
 }
 INTIME = pd.Timestamp("2155-01-10 02:13:07")
 NO_SHIFT = pd.Timedelta(0)
@@ -90,9 +154,7 @@ class RawTree:
             "anchor_year": 2154 + round(self.shift.days / 365.25),
         }
         for name, row in ((ICU_STAYS, stay), (ADMISSIONS, admission), (PATIENTS, patient)):
-            row.update(
-                {key: value for key, value in changes.items() if key in COLUMNS[name].split()}
-            )
+            row.update({key: value for key, value in changes.items() if key in COLUMNS[name]})
             self.rows[name].append(row)
 
     def chart(self, k: int, hours: float, item: int, value: object, **changes: Any) -> None:
@@ -122,6 +184,7 @@ class RawTree:
             **changes,
         }
         self.rows[METADATA].append(row)
+        self.rows[CHEXPERT].append({"subject_id": subject(k), "study_id": row["study_id"]})
         gradient = np.linspace(20, 230, FILM_SHAPE[0] * FILM_SHAPE[1])
         self.images[dicom] = gradient.reshape(FILM_SHAPE).astype(np.uint8)
         if graph:
@@ -167,7 +230,7 @@ class RawTree:
     def write(self, root: Path, packed: bool = False) -> RawFolders:
         """Write the three folders below `root`; `packed` as .csv.gz."""
         raw = RawFolders(root / "mimic-iv", root / "mimic-cxr-jpg", root / "chest-imagenome")
-        folder_of = {METADATA: raw.mimic_cxr, GOLD: raw.imagenome}
+        folder_of = {METADATA: raw.mimic_cxr, CHEXPERT: raw.mimic_cxr, GOLD: raw.imagenome}
         for name in COLUMNS:
             file = folder_of.get(name, raw.mimic_iv) / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -184,7 +247,7 @@ class RawTree:
 
     def table(self, name: str) -> pd.DataFrame:
         """A table as the file holds it: every column, times as text and shifted."""
-        table = pd.DataFrame(self.rows[name], columns=COLUMNS[name].split(), dtype=object)
+        table = pd.DataFrame(self.rows[name], columns=COLUMNS[name], dtype=object)
         for column in table.columns:
             table[column] = [
                 (value + self.shift).strftime("%Y-%m-%d %H:%M:%S")
