@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
@@ -31,7 +33,7 @@ class Encoder(nn.Module):
 
 
 class SmallConvNet(nn.Sequential):
-    """Four strided 3x3 convolutions and a mean, for small grey images, trained from scratch."""
+    """Four strided 3x3 convolutions, for small grey images, trained from scratch."""
 
     width = 128
 
@@ -44,7 +46,7 @@ class SmallConvNet(nn.Sequential):
                 nn.BatchNorm2d(n_out),
                 nn.ReLU(inplace=True),
             ]
-        super().__init__(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        super().__init__(*layers)
 
 
 class ImageEncoder(Encoder):
@@ -71,18 +73,29 @@ class ImageEncoder(Encoder):
         else:
             resnet = torchvision.models.get_model(backbone, weights=None)
             self.width, self.n_channels = resnet.fc.in_features, 3
-            resnet.fc = nn.Identity()
-            self.network = resnet
+            del resnet.avgpool, resnet.fc
+            self.network = nn.Sequential(OrderedDict(resnet.named_children()))
         if weights != "none":
             _load(self.network, _read_weights(backbone, weights), f"{backbone} weights '{weights}'")
         # A ConvNet is a third faster channels-last, on CPU and GPU.
         self.network.to(memory_format=torch.channels_last)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Encode uint8 [N, H, W], scaled to 0..1 (the paper's input), to float [N, width]."""
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Encode [N, H, W], 0..255, scaled to 0..1 (the paper's input), to [N, width, h, w]."""
         x = images[:, None].float() / 255
         x = x.expand(-1, self.n_channels, -1, -1).contiguous(memory_format=torch.channels_last)
         return self.network(x)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The mean of `feature_map` over its places, float [N, width]."""
+        return F.adaptive_avg_pool2d(self.feature_map(images), 1).flatten(1)
+
+
+def shrink(films: Tensor, max_size: int) -> Tensor:
+    """Average films [N, S, S] down to `max_size` px a side; 0, or smaller films: as they are."""
+    if 0 < max_size < films.shape[-1]:
+        return F.adaptive_avg_pool2d(films.float(), max_size)
+    return films
 
 
 def _read_weights(backbone: str, weights: str) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.contract import MethodConfig, Output, Preset, TaskSpec
@@ -26,7 +25,7 @@ from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
 from methods.base import Method
-from methods.encoders import Encoder, ImageEncoder, encode_valid
+from methods.encoders import Encoder, ImageEncoder, encode_valid, shrink
 
 
 @dataclass(frozen=True)
@@ -96,9 +95,7 @@ class FilmEncoder(Encoder):
 
     def forward(self, films: Tensor) -> Tensor:
         """Encode films, uint8 [N, S, S], to float [N, width]."""
-        if 0 < self.max_film_size < films.shape[-1]:
-            films = F.adaptive_avg_pool2d(films.float(), self.max_film_size)
-        return self.phi(self.images(films))
+        return self.phi(self.images(shrink(films, self.max_film_size)))
 
 
 class MedFuse(Method[MedFuseConfig]):

@@ -20,6 +20,7 @@ from methods.encoders import (
     SinusoidalPositions,
     encode_valid,
     scatter_valid,
+    shrink,
 )
 from methods.heads import TaskHeads
 
@@ -48,7 +49,25 @@ class TestImageEncoder:
         encoder = ImageEncoder("resnet34", "none").eval()
         pixels = images(2, size=64)
         expected = encoder.network((pixels[:, None] / 255).repeat(1, 3, 1, 1))
+        torch.testing.assert_close(encoder.feature_map(pixels), expected, rtol=1e-4, atol=1e-4)
+
+    def test_equals_torchvision_without_its_classifier(self) -> None:
+        encoder = ImageEncoder("resnet34", "none").eval()
+        reference = torchvision.models.resnet34().eval()
+        reference.fc = torch.nn.Identity()
+        reference.load_state_dict(encoder.network.state_dict())
+        pixels = images(2, size=64)
+        expected = reference((pixels[:, None] / 255).repeat(1, 3, 1, 1))
         torch.testing.assert_close(encoder(pixels), expected, rtol=1e-4, atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("size", "max_size", "left"), [(64, 32, 32), (64, 0, 64), (16, 32, 16)]
+    )
+    def test_shrink(self, size: int, max_size: int, left: int) -> None:
+        films = images(2, size=size)
+        smaller = shrink(films, max_size)
+        assert smaller.shape == (2, left, left)
+        assert smaller.float().mean() == pytest.approx(films.float().mean().item(), rel=1e-4)
 
     def test_unknown_backbone(self) -> None:
         with pytest.raises(UserError, match="did you mean 'resnet50'"):
