@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from bench.contract import MethodConfig, Preset
@@ -70,6 +71,7 @@ class Request:
     """One run as a user asks for it.
 
     `drop_ehr` is the share of training samples whose hours are hidden (paper, Tables 18 and 19).
+    `weights` is the name of the `Weights` it starts from; `test_only` trains nothing further.
     `overrides` are (field, text) pairs of `--set`, e.g. ("training.lr", "1e-4").
     """
 
@@ -82,6 +84,8 @@ class Request:
     ablate: tuple[str, ...] = ()
     preset: Preset = Preset.DEMO
     recipe: str = "shared"
+    weights: str = ""
+    test_only: bool = False
     overrides: tuple[tuple[str, str], ...] = ()
 
     @property
@@ -90,7 +94,8 @@ class Request:
         ablated = "".join(f" -{name}" for name in self.ablate)
         films = self.cxr if self.ehr else f"{self.cxr}, no EHR"
         films += f", EHR dropped from {self.drop_ehr:.0%}" if self.drop_ehr else ""
-        return f"{self.method}{ablated} ({films})"
+        weights = f", {self.weights}" if self.weights else ""
+        return f"{self.method}{ablated} ({films}{weights})"
 
     def visible(self, inputs: Inputs) -> Inputs:
         """What of a method's declared inputs this request lets it see."""
@@ -111,7 +116,39 @@ class Request:
         words += [f"--preset {self.preset} --cohort {cohort}"]
         words += ["--recipe reference"] if self.recipe == "reference" else []
         words += [f"--set {name}={text}" for name, text in self.overrides]
+        words += [f"--weights {self.weights.partition(':')[0]}:FILE"] if self.weights else []
+        words += ["--test-only"] if self.test_only else []
         return " ".join(words)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Trained weights that a run starts from: a file, and whose state dict is in it.
+
+    kind: 'own' for a file that this project wrote, or a kind that the method knows
+    """
+
+    kind: str
+    file: Path
+
+    @classmethod
+    def parse(cls, text: str) -> Weights:
+        """Read KIND:FILE, or FILE alone for 'own'.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        kind, colon, name = text.partition(":")
+        weights = cls(kind, Path(name)) if colon else cls("own", Path(text))
+        if not weights.file.is_file():
+            raise UserError(f"--weights {text}: there is no file {weights.file}")
+        return weights
+
+    @property
+    def name(self) -> str:
+        """Kind and content, wherever the file lies, e.g. 'official:3f0a12bc45de6789'."""
+        with self.file.open("rb") as opened:
+            return f"{self.kind}:{hashlib.file_digest(opened, 'sha256').hexdigest()[:16]}"
 
 
 @dataclass(frozen=True)
@@ -158,6 +195,9 @@ def resolve(request: Request) -> RunConfig:
             valid = nearest(name, method.ablations) if method.ablations else "it has none"
             raise UserError(f"{request.method} has no ablation '{name}': {valid}")
         model = method.ablations[name].apply(model)
+    if request.weights and "weights" in vars(model):
+        # A checkpoint holds the backbone too.
+        model = dataclasses.replace(model, **{"weights": "none"})
     training = training_config(request.preset, request.task)
     if request.recipe == "reference":
         training = dataclasses.replace(training, **method.recipe(request.task))  # type: ignore[arg-type]
@@ -182,6 +222,8 @@ def _misfit(request: Request) -> str | None:
         return "neither films nor EHR are left"
     if not 0 <= request.drop_ehr < 1:
         return f"--drop-ehr {request.drop_ehr:g}: give a share of training samples, 0 to below 1"
+    if request.test_only and not request.weights:
+        return "--test-only evaluates trained weights: name them with --weights"
     if request.drop_ehr and not request.ehr:
         return "there is no EHR to drop: leave --no-ehr or --drop-ehr out"
     return None

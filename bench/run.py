@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Sequence
 
 from bench import arguments
-from bench.config import PAPER_SEEDS, Request, default_cxr
+from bench.config import PAPER_SEEDS, Request, Weights, default_cxr
 from bench.contract import Ablation, Preset
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Task
@@ -54,6 +54,13 @@ def parser() -> Parser:
     arguments.add_machine(p)
     arguments.add_overrides(p)
     arguments.add_actions(p)
+    p.add_argument(
+        "--weights",
+        type=Weights.parse,
+        metavar="[KIND:]FILE",
+        help="start from trained weights: best.pt of a run, or official:FILE (DiPro's authors)",
+    )
+    p.add_argument("--test-only", action="store_true", help="evaluate --weights, train nothing")
     return p
 
 
@@ -85,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         ablate=tuple(arg.ablate),
         preset=arg.preset,
         recipe=arg.recipe,
+        weights=arg.weights.name if arg.weights else "",
+        test_only=arg.test_only,
         overrides=tuple(arg.set),
     )
     device = choose_device(arg.device)
@@ -99,7 +108,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         run.files.clear()
     if not run.files.record.exists():
         try:
-            execute(run.config, cohort, run.files, device=device, threads=arg.threads)
+            execute(
+                run.config,
+                cohort,
+                run.files,
+                device=device,
+                threads=arg.threads,
+                weights=arg.weights,
+            )
         except RunBusyError:
             raise UserError(f"another process works on {run.run_id}: wait for it")
         except UserError:

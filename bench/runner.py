@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import environment
-from bench.config import RunConfig, TrainingConfig
+from bench.config import RunConfig, TrainingConfig, Weights
 from bench.contract import Output, TaskSpec
 from bench.data.batch import Batch, Samples, Targets, progression_class_weights
 from bench.data.cohort import Cohort
@@ -60,7 +60,12 @@ class Run:
     """One run in memory: the samples, the model and how it is trained."""
 
     def __init__(
-        self, config: RunConfig, cohort: Cohort, device: torch.device, threads: int
+        self,
+        config: RunConfig,
+        cohort: Cohort,
+        device: torch.device,
+        threads: int,
+        weights: Weights | None = None,
     ) -> None:
         request = config.request
         self.config, self.cohort, self.device, self.threads = config, cohort, device, threads
@@ -77,15 +82,16 @@ class Run:
         for split in (Split.TRAIN, Split.TEST):
             if len(self.samples.indices(split)) == 0:
                 raise UserError(f"{cohort.title} has no {split} sample for {request.task}")
-        weights = torch.from_numpy(progression_class_weights(cohort))
-        self.class_weights = weights.to(device)
+        class_weights = torch.from_numpy(progression_class_weights(cohort))
+        self.class_weights = class_weights.to(device)
         environment.set_determinism(threads)
         torch.manual_seed(request.seed)
-        spec = TaskSpec(request.task, request.cxr, request.ehr, weights)
-        self.model: nn.Module = method(config.model, spec).to(device)
+        spec = TaskSpec(request.task, request.cxr, request.ehr, class_weights)
+        model = method(config.model, spec)
+        self.notes: list[str] = model.load_weights(weights.kind, weights.file) if weights else []
+        self.model: nn.Module = model.to(device)
         self.loss_weights = config.model.loss_weights()
         self.selection = selection_rule(self.task, self.samples)
-        self.notes: list[str] = []
         if self.selection != SELECTION_METRIC[self.task]:
             self.notes.append(
                 f"validation {SELECTION_METRIC[self.task]} is undefined (too few validation "
@@ -144,9 +150,12 @@ def execute(
     *,
     device: torch.device,
     threads: int = 1,
+    weights: Weights | None = None,
     say: Say = print,
 ) -> None:
     """Make one run to its record, resuming what is there; a failure is written down and raised.
+
+    `weights` are those that the request names, as a file.
 
     Raises:
         RunBusyError: another process works on this run.
@@ -162,10 +171,13 @@ def execute(
         try:
             write_json(files.config, config.to_json())
             started = time.monotonic()
-            run = Run(config, cohort, device, threads)
+            run = Run(config, cohort, device, threads, weights)
             for note in run.notes:
                 log_and_say(note)
-            progress = train(run, files, log_and_say)
+            if config.request.test_only:
+                progress = as_given(run, files)
+            else:
+                progress = train(run, files, log_and_say)
             finish(run, files, progress, time.monotonic() - started)
         except Exception as error:
             log_and_say(f"failed: {error}")
@@ -174,6 +186,13 @@ def execute(
                 {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()},
             )
             raise
+
+
+def as_given(run: Run, files: RunFiles) -> Progress:
+    """Select the weights that the run started from, untrained."""
+    run.selection = "weights as given"
+    _save(files.best, run.model.state_dict())
+    return Progress()
 
 
 def train(run: Run, files: RunFiles, say: Say) -> Progress:
@@ -391,7 +410,7 @@ def record(run: Run, files: RunFiles, progress: Progress, seconds: float) -> dic
         "selection": {
             "metric": SELECTION_METRIC[run.task],
             "rule": run.selection,
-            "value": progress.best_value,
+            "value": progress.best_value if progress.epoch else None,
             "epoch": progress.best_epoch,
         },
         "epochs": progress.epoch,

@@ -158,6 +158,10 @@ class Store:
         for path in sorted(self.root.glob("runs/*/record.json")):
             yield _read_json(path)
 
+    def records_of(self, cohort_hash: str) -> Iterator[dict[str, Any]]:
+        """Records of the finished runs on one cohort."""
+        return (record for record in self.records() if record["cohort"]["hash"] == cohort_hash)
+
     @property
     def tables(self) -> Path:
         """Where tables go."""

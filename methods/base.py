@@ -6,13 +6,16 @@ runner computes the task's loss from its logits, the same for all, and adds the 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar, Generic
 
+import torch
 from torch import nn
 
 from bench.contract import Ablation, ConfigT, Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
+from bench.errors import UserError
 
 
 class Method(nn.Module, Generic[ConfigT]):
@@ -47,6 +50,25 @@ class Method(nn.Module, Generic[ConfigT]):
     def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
         """The reason why the method cannot do this setting, or None if it can."""
         return None
+
+    def load_weights(self, kind: str, file: Path) -> list[str]:
+        """Take over trained weights; kind 'own' is a state dict that a run of this method wrote.
+
+        Returns:
+            Remarks for the run's record.
+
+        Raises:
+            UserError: the method knows no such kind, or the file does not fit.
+        """
+        if kind != "own":
+            raise UserError(f"{self.title} knows no weights of kind '{kind}': give --weights FILE")
+        try:
+            self.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        except Exception as error:
+            # torch.load raises many kinds for a file that is no checkpoint.
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{file} holds no weights of this {self.title}: {reason}")
+        return []
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits, own loss terms and, on request, attention maps for a batch."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 from bench.config import Request
 from bench.contract import Preset
@@ -18,8 +19,11 @@ class Row:
         method: registered name or `module:Class`
         cxr: films in the ICU tasks; progression always gets its pair, unless this is `none`
         ehr: whether EHR and demographics are given
+        drop_ehr: share of training samples whose EHR hours are hidden
         ablate: names of ablations
         title: printed instead of the method's own title
+        checkpoints: (task, seed, name of weights) of runs that only test weights as given; None for
+            a row that is trained
     """
 
     method: str
@@ -27,12 +31,21 @@ class Row:
     ehr: bool = True
     ablate: tuple[str, ...] = ()
     title: str = ""
+    drop_ehr: float = 0.0
+    checkpoints: tuple[tuple[Task, int, str], ...] | None = None
 
     @property
     def name(self) -> str:
         """What `--reference` and the CSV files call it, e.g. 'dipro-pae-long'."""
         ehr = [] if self.ehr else ["no_ehr"]
+        ehr += [f"drop_ehr{self.drop_ehr:g}"] if self.drop_ehr else []
+        ehr += ["published"] if self.checkpoints is not None else []
         return "-".join([self.method.rpartition(":")[2], *self.ablate, self.cxr, *ehr])
+
+    def weights(self, task: Task, seed: int) -> str:
+        """The weights that its run for a task and a seed only tests; empty if it trains."""
+        given = {(task, seed): name for task, seed, name in self.checkpoints or ()}
+        return given.get((task, seed), "")
 
     def films(self, task: Task) -> Cxr:
         """The film setting of its runs for a task."""
@@ -100,6 +113,20 @@ TABLES = {
 }
 
 
+def with_published(table: Table, records: Iterable[dict[str, Any]]) -> Table:
+    """Add a row for published DiPro weights if the store holds runs that only tested some."""
+    requests = [record["config"]["request"] for record in records]
+    checkpoints = tuple(
+        (Task(request["task"]), request["seed"], request["weights"])
+        for request in requests
+        if request["weights"].startswith("official:") and request["test_only"]
+    )
+    if DIPRO not in table.rows or not {task for task, _, _ in checkpoints} & set(table.tasks):
+        return table
+    row = replace(DIPRO, title="DiPro, published weights", checkpoints=checkpoints)
+    return replace(table, rows=(*table.rows, row))
+
+
 def request(
     row: Row,
     task: Task,
@@ -115,7 +142,10 @@ def request(
         cxr=row.films(task),
         seed=seed,
         ehr=row.ehr,
+        drop_ehr=row.drop_ehr,
         ablate=row.ablate,
+        weights=row.weights(task, seed),
+        test_only=row.checkpoints is not None,
         preset=preset,
         recipe=recipe,
         overrides=overrides,

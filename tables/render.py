@@ -13,7 +13,7 @@ from bench import arguments
 from bench.errors import Parser, UserError, nearest, run_command
 from tables import command
 from tables.build import build
-from tables.definitions import TABLES
+from tables.definitions import TABLES, with_published
 from tables.formats import ansi, as_text, files, plain
 
 
@@ -39,7 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arg.table not in TABLES:
         raise UserError(f"unknown table '{arg.table}': {nearest(arg.table, TABLES)}")
     selection = command.selection(arg, arg.table)
-    built = build(TABLES[arg.table], selection, arg.resamples, arg.reference)
+    of_cohort = selection.store.records_of(selection.cohort.content_hash)
+    table = with_published(TABLES[arg.table], of_cohort)
+    built = build(table, selection, arg.resamples, arg.reference)
     print(as_text(built, ansi if _shows_colour() else plain))
     for path in command.write_files(selection.store.tables, files(built)):
         print(f"wrote {path}")

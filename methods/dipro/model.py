@@ -7,6 +7,7 @@ every difference between the paper, the released code and this implementation.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -80,6 +81,15 @@ class DiPro(Method[DiProConfig]):
         if cxr is Cxr.LAST:
             return "DiPro needs two films: use --cxr long"
         return None
+
+    def load_weights(self, kind: str, file: Path) -> list[str]:
+        """Take over weights; kind 'official' is a checkpoint that the authors published."""
+        if kind != "official":
+            return super().load_weights(kind, file)
+        from methods.dipro import official
+
+        left_out = official.load_into(self, official.read(file))
+        return [f"official checkpoint; left out: {', '.join(left_out)}"]
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits, the terms of STD and PAE, and on request the maps of `methods.dipro.mmf`."""
