@@ -12,13 +12,16 @@ COHORT  ?=
 PLACE = --preset $(PRESET) --results $(RESULTS) --seeds $(SEEDS) $(if $(COHORT),--cohort $(COHORT))
 SWEEP = $(PY) -m bench.sweep $(PLACE) $(if $(JOBS),--jobs $(JOBS))
 
-.PHONY: help setup table2 figures test lint clean
+TABLES = table2 table3 table13 table14 table15
+
+.PHONY: help setup $(TABLES) tables figures test lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@echo "Targets (variables: COHORT=DIR PRESET=demo|medium|paper JOBS=N SEEDS='23 29 66' RESULTS=DIR):"
 	@grep -E '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1|\2/' | \
 		awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
+	@echo "Tables: $(TABLES)"
 
 setup: $(VENV)/.ready ## make the virtual environment .venv and install everything into it
 
@@ -36,8 +39,17 @@ table2: setup ## train what is missing, then print and write Table 2 (ICU tasks)
 	$(PY) -m tables.render table2 $(PLACE) && \
 	$(PY) -m tables.figures figure2b $(PLACE) && exit $$status
 
-figures: setup ## draw the figures again from stored runs
-	@$(PY) -m tables.figures figure2b $(PLACE)
+$(filter-out table2,$(TABLES)): setup
+	@$(SWEEP) --table $@; status=$$?; test $$status -le 1 || exit $$status; \
+	$(PY) -m tables.render $@ $(PLACE) && exit $$status
+
+tables: setup ## the same for all tables at once, then every figure
+	@$(SWEEP) --table $(TABLES); status=$$?; test $$status -le 1 || exit $$status; \
+	$(PY) -m tables.render $(TABLES) $(PLACE) && \
+	$(PY) -m tables.figures figure2a figure2b case $(PLACE) && exit $$status
+
+figures: setup ## draw the figures again from stored runs (make tables makes the runs)
+	@$(PY) -m tables.figures figure2a figure2b case $(PLACE)
 
 test: setup ## run the tests that take minutes (slow ones: .venv/bin/pytest -m slow)
 	@$(PY) -m pytest -n 2

@@ -1,6 +1,7 @@
-"""Make all runs of a table: plan, print, work off what is open, in parallel, resumable.
+"""Make all runs of tables: plan, print, work off what is open, in parallel, resumable.
 
 python -m bench.sweep --table table2
+python -m bench.sweep --table table3 table13 table14 table15
 python -m bench.sweep --table table2 --dry-run
 """
 
@@ -24,7 +25,7 @@ from bench.store import Store
 def parser() -> Parser:
     """The command's arguments."""
     p = Parser(prog="python -m bench.sweep", description=__doc__)
-    p.add_argument("--table", required=True, metavar="NAME", help="e.g. table2")
+    p.add_argument("--table", required=True, nargs="+", metavar="NAME", help="e.g. table2")
     arguments.add_seeds(p)
     p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
     arguments.add_place(p)
@@ -38,19 +39,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if all runs are done, 1 if some failed."""
     arg = parser().parse_args(argv)
     definitions = _definitions()
-    if arg.table not in definitions.TABLES:
-        raise UserError(f"unknown table '{arg.table}': {nearest(arg.table, definitions.TABLES)}")
+    for name in arg.table:
+        if name not in definitions.TABLES:
+            raise UserError(f"unknown table '{name}': {nearest(name, definitions.TABLES)}")
     jobs = arg.jobs or default_jobs(arg.device)
     cohort = open_cohort(arg.cohort, arg.preset)
     store = Store(arg.results)
-    requests = definitions.requests(
-        definitions.TABLES[arg.table],
-        arg.preset,
-        arg.seeds,
-        recipe=arg.recipe,
-        overrides=tuple(arg.set),
-    )
-    plan = make_plan(arg.table, requests, cohort, store)
+    requests = [
+        request
+        for name in arg.table
+        for request in definitions.requests(
+            definitions.TABLES[name],
+            arg.preset,
+            arg.seeds,
+            recipe=arg.recipe,
+            overrides=tuple(arg.set),
+        )
+    ]
+    plan = make_plan(", ".join(arg.table), requests, cohort, store)
     to_do = plan.to_do(arg.rerun)
     print(f"{cohort.title} ({cohort.path})")
     print(plan.summary(to_do, store, jobs))

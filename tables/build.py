@@ -22,6 +22,9 @@ from tables.published import published
 from tables.runs import FoundRun, Selection, require_done
 from tables.scores import MetricScores, TaskRuns, collect, score
 
+FAMILY = ["task", "drop_ehr", "metric"]
+"""What the comparisons that are corrected together have in common."""
+
 N_RESAMPLES = 10_000
 N_RESAMPLES_DEMO = 2_000
 
@@ -54,18 +57,18 @@ class Built:
 
     @property
     def runs(self) -> list[FoundRun]:
-        """Every wanted run, task by task."""
+        """Every wanted run, setting by setting."""
         return [run for task_runs in self.task_runs for run in task_runs.found.values()]
 
     @property
     def task_runs(self) -> list[TaskRuns]:
-        """The runs of each task."""
-        return list({scores.runs.task: scores.runs for scores in self.scores}.values())
+        """The runs of each setting."""
+        return list({scores.runs.setting: scores.runs for scores in self.scores}.values())
 
     @property
     def family_size(self) -> int:
-        """Most comparisons in one family (task x metric)."""
-        families = _compared(self.frame, self.reference).groupby(["task", "metric"])
+        """Most comparisons in one family (`FAMILY`)."""
+        families = _compared(self.frame, self.reference).groupby(FAMILY)
         return max(families.size(), default=0)
 
     @property
@@ -94,10 +97,14 @@ def build(
     demo = selection.preset is Preset.DEMO
     n_resamples = n_resamples or (N_RESAMPLES_DEMO if demo else N_RESAMPLES)
     reference_row = _reference(table, reference)
-    tasks = [collect(table, task, selection) for task in table.tasks]
-    found = [run for runs in tasks for run in runs.found.values()]
+    collected = [collect(table, setting, selection) for setting in table.settings]
+    found = [run for runs in collected for run in runs.found.values()]
     require_done(found, table.name, selection.sweep_command(table.name))
-    scores = [s for runs in tasks for s in score(runs, table.metrics(runs.task), n_resamples)]
+    scores = [
+        of_metric
+        for runs in collected
+        for of_metric in score(runs, table.metrics(runs.setting), n_resamples)
+    ]
     with_paper = not selection.cohort.is_simulated
     cells = [
         _cell(table, row, reference_row, of_metric, with_paper)
@@ -121,11 +128,11 @@ def _cell(
     table: Table, row: Row, reference: Row, scores: MetricScores, with_paper: bool
 ) -> dict[str, Any]:
     """One row of the long frame, before the correction for many comparisons."""
-    task = scores.runs.task
+    task, drop_ehr = scores.runs.task, scores.runs.setting.drop_ehr
     state, note = _state(row, scores)
     comparison, why_no_p = _comparison(row, reference, scores)
     number = table.paper_table if with_paper else None
-    paper_mean, paper_sd = published(number, row, task, scores.metric)
+    paper_mean, paper_sd = published(number, row, task, scores.metric, drop_ehr)
     done = [run for run in scores.runs.of_row(row).values() if run.is_done]
     return {
         "table": table.name,
@@ -135,6 +142,7 @@ def _cell(
         "ablate": "+".join(row.ablate),
         "cxr": str(row.films(task)),
         "ehr": int(row.ehr),
+        "drop_ehr": drop_ehr,
         "task": str(task),
         "metric": scores.metric,
         "state": str(state),
@@ -148,7 +156,7 @@ def _cell(
 
 
 def _title(row: Row) -> str:
-    return " w/o ".join([row.title or load_method(row.method).title, *row.ablate])
+    return row.title or " w/o ".join([load_method(row.method).title, *row.ablate])
 
 
 def _summary(row: Row, scores: MetricScores) -> dict[str, Any]:
@@ -212,12 +220,12 @@ def _compared(frame: pd.DataFrame, reference: Row) -> pd.DataFrame:
 
 
 def _with_stars(frame: pd.DataFrame, reference: Row) -> pd.DataFrame:
-    """Add Holm-adjusted p and stars; a family is one task x metric, all rows but the reference.
+    """Add Holm-adjusted p and stars; a family is one column, all rows but the reference.
 
     A cell that waits for its runs counts as a comparison: when it gets its p, no other one rises.
     """
     adjusted = pd.Series(np.nan, index=frame.index)
-    for _, family in _compared(frame, reference).groupby(["task", "metric"]):
+    for _, family in _compared(frame, reference).groupby(FAMILY):
         adjusted[family.index] = significance.holm(family["p"].to_numpy())
     after_p = list(frame.columns).index("p") + 1
     frame.insert(after_p, "p_adjusted", adjusted)

@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.config import Request
 from bench.contract import Preset
-from bench.data.vocabulary import Cxr, Task
+from bench.data.vocabulary import DISEASES, Cxr, Task
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,6 @@ class Row:
         method: registered name or `module:Class`
         cxr: films in the ICU tasks; progression always gets its pair, unless this is `none`
         ehr: whether EHR and demographics are given
-        drop_ehr: share of training samples whose EHR hours are hidden
         ablate: names of ablations
         title: printed instead of the method's own title
         checkpoints: (task, seed, name of weights) of runs that only test weights as given; None for
@@ -31,14 +30,12 @@ class Row:
     ehr: bool = True
     ablate: tuple[str, ...] = ()
     title: str = ""
-    drop_ehr: float = 0.0
     checkpoints: tuple[tuple[Task, int, str], ...] | None = None
 
     @property
     def name(self) -> str:
         """What `--reference` and the CSV files call it, e.g. 'dipro-pae-long'."""
         ehr = [] if self.ehr else ["no_ehr"]
-        ehr += [f"drop_ehr{self.drop_ehr:g}"] if self.drop_ehr else []
         ehr += ["published"] if self.checkpoints is not None else []
         return "-".join([self.method.rpartition(":")[2], *self.ablate, self.cxr, *ehr])
 
@@ -53,11 +50,25 @@ class Row:
 
 
 @dataclass(frozen=True)
+class Setting:
+    """A task, and the share of its training samples whose EHR hours are hidden."""
+
+    task: Task
+    drop_ehr: float = 0.0
+
+
+@dataclass(frozen=True)
 class Column:
-    """A metric of a task."""
+    """A metric of a task, in runs that lost the EHR of a share of their training samples."""
 
     task: Task
     metric: str
+    drop_ehr: float = 0.0
+
+    @property
+    def setting(self) -> Setting:
+        """What its runs have in common."""
+        return Setting(self.task, self.drop_ehr)
 
 
 @dataclass(frozen=True)
@@ -84,32 +95,171 @@ class Table:
         """Tasks in printed order, each once."""
         return list(dict.fromkeys(column.task for column in self.columns))
 
-    def metrics(self, task: Task) -> list[str]:
-        """Metrics of a task in printed order."""
-        return [column.metric for column in self.columns if column.task is task]
+    @property
+    def settings(self) -> list[Setting]:
+        """Settings in printed order, each once."""
+        return list(dict.fromkeys(column.setting for column in self.columns))
+
+    def metrics(self, setting: Setting) -> list[str]:
+        """Metrics of a setting in printed order."""
+        return [column.metric for column in self.columns if column.setting == setting]
 
 
 DIPRO = Row("dipro", Cxr.LONG)
 
+FILMS_ONLY: tuple[str, ...] = ()
+"""Methods that compare films; the paper gives them the EHR in its appendix only."""
+
+FUSING = ("medfuse",)
+"""Methods that fuse films with EHR, in the paper's order."""
+
+WITHOUT_FILMS = Row("ehr_transformer", Cxr.NONE, title="DiPro without films = EHR Transformer")
+
+
+def films_only(*methods: str) -> tuple[Row, ...]:
+    """Rows that are given all films and no EHR."""
+    return tuple(Row(method, Cxr.LONG, ehr=False) for method in methods)
+
+
+def with_ehr(*methods: str) -> tuple[Row, ...]:
+    """Rows that are given all films and the EHR."""
+    return tuple(Row(method, Cxr.LONG) for method in methods)
+
+
+def last_and_long(*methods: str) -> tuple[Row, ...]:
+    """Two rows a method: with the last film, and with all."""
+    return tuple(Row(method, cxr) for method in methods for cxr in (Cxr.LAST, Cxr.LONG))
+
+
+def ablated(*names: str) -> tuple[Row, ...]:
+    """Rows of DiPro without a part each."""
+    return tuple(Row("dipro", Cxr.LONG, ablate=(name,), title=ABLATED[name]) for name in names)
+
+
+ABLATED = {
+    "mmf": "A1: w/o MMF",
+    "pae": "A2: w/o PAE",
+    "pae+mmf": "A3: w/o PAE, MMF",
+    "std+pae+mmf": "A4: w/o STD, PAE, MMF",
+    "std": "w/o STD",
+    "local-only": "local fusion only",
+    "global-only": "global fusion only",
+    "orth": "w/o L_orth",
+    "pae-loss": "w/o L_PAE",
+    "temp": "w/o L_temp",
+}
+"""Titles of ablations; A1 to A4 as in the paper."""
+
+PAPER_ABLATIONS = ("mmf", "pae", "pae+mmf", "std+pae+mmf")
+OUR_ABLATIONS = ("std", "local-only", "global-only")
+
+
+def columns(task: Task, *metrics: str, drop_ehr: Sequence[float] = (0.0,)) -> tuple[Column, ...]:
+    """Columns of one task."""
+    return tuple(Column(task, metric, share) for share in drop_ehr for metric in metrics)
+
+
+PROGRESSION, MORTALITY, LENGTH_OF_STAY = Task
+SELECTED = (
+    Column(PROGRESSION, "macro_f1"),
+    Column(MORTALITY, "auprc"),
+    Column(LENGTH_OF_STAY, "accuracy"),
+)
+"""One column a task, as in the paper's short ablation tables."""
+
+PROGRESSION_COLUMNS = columns(
+    PROGRESSION, "macro_precision", "macro_recall", "macro_f1", "auprc", "auroc", "accuracy"
+)
+ICU_COLUMNS = (
+    *columns(MORTALITY, "auprc", "auroc"),
+    *columns(LENGTH_OF_STAY, "kappa", "accuracy"),
+)
+DROPPED = (0.75, 0.5, 0.25, 0.0)
+"""Shares of training stays whose EHR is hidden, in the paper's order."""
+
 TABLES = {
-    "table2": Table(
-        name="table2",
-        title="In-hospital mortality and ICU length of stay",
-        rows=(
-            Row("medfuse", Cxr.LAST),
-            Row("medfuse", Cxr.LONG),
-            Row("ehr_transformer", Cxr.NONE, title="DiPro without films = EHR Transformer"),
-            DIPRO,
+    f"table{number}": Table(f"table{number}", title, rows, of_table, DIPRO, number)
+    for number, title, rows, of_table in (
+        (
+            1,
+            "Disease progression, mean over seven diseases",
+            (*films_only(*FILMS_ONLY, "dipro"), *with_ehr(*FUSING), DIPRO),
+            PROGRESSION_COLUMNS[:-1],
         ),
-        columns=(
-            Column(Task.MORTALITY, "auprc"),
-            Column(Task.MORTALITY, "auroc"),
-            Column(Task.LENGTH_OF_STAY, "kappa"),
-            Column(Task.LENGTH_OF_STAY, "accuracy"),
+        (
+            2,
+            "In-hospital mortality and ICU length of stay",
+            (*last_and_long(*FUSING), WITHOUT_FILMS, DIPRO),
+            ICU_COLUMNS,
         ),
-        reference=DIPRO,
-        paper_table=2,
-    ),
+        (3, "Ablations of DiPro", (DIPRO, *ablated(*PAPER_ABLATIONS, *OUR_ABLATIONS)), SELECTED),
+        (
+            10,
+            "Disease progression in full",
+            (
+                *films_only(*FILMS_ONLY, "medfuse", "dipro"),
+                replace(WITHOUT_FILMS, title="EHR Transformer"),
+                *with_ehr(*FILMS_ONLY, *FUSING),
+                DIPRO,
+            ),
+            PROGRESSION_COLUMNS,
+        ),
+        (
+            11,
+            "Disease progression by disease",
+            (*films_only(*FILMS_ONLY, "dipro"), *with_ehr(*FUSING), DIPRO),
+            columns(PROGRESSION, *(f"macro_f1[{disease}]" for disease in DISEASES)),
+        ),
+        (
+            12,
+            "Mortality and length of stay in full",
+            (
+                replace(WITHOUT_FILMS, title="EHR Transformer"),
+                *(r for m in FILMS_ONLY for r in (*films_only(m), *with_ehr(m))),
+                *last_and_long(*FUSING),
+                *films_only("dipro"),
+                DIPRO,
+            ),
+            (
+                *columns(MORTALITY, "auprc", "auroc"),
+                *columns(LENGTH_OF_STAY, "kappa", "accuracy", "macro_f1", "auprc"),
+            ),
+        ),
+        (
+            13,
+            "Ablations of DiPro on disease progression",
+            (DIPRO, *ablated(*PAPER_ABLATIONS, *OUR_ABLATIONS)),
+            PROGRESSION_COLUMNS,
+        ),
+        (
+            14,
+            "Ablations of DiPro on length of stay",
+            (DIPRO, *ablated(*PAPER_ABLATIONS, *OUR_ABLATIONS)),
+            columns(
+                LENGTH_OF_STAY,
+                "kappa",
+                "macro_precision",
+                "macro_recall",
+                "macro_f1",
+                "auprc",
+                "auroc",
+                "accuracy",
+            ),
+        ),
+        (15, "Loss terms of DiPro", (DIPRO, *ablated("orth", "pae-loss", "temp")), SELECTED),
+        (
+            18,
+            "Length of stay, EHR hidden from training stays",
+            (*with_ehr("medfuse"), DIPRO),
+            columns(LENGTH_OF_STAY, "accuracy", drop_ehr=DROPPED),
+        ),
+        (
+            19,
+            "Mortality, EHR hidden from training stays",
+            (*with_ehr("medfuse"), DIPRO),
+            columns(MORTALITY, "auprc", drop_ehr=DROPPED),
+        ),
+    )
 }
 
 
@@ -129,20 +279,21 @@ def with_published(table: Table, records: Iterable[dict[str, Any]]) -> Table:
 
 def request(
     row: Row,
-    task: Task,
+    setting: Setting,
     seed: int,
     preset: Preset,
     recipe: str = "shared",
     overrides: tuple[tuple[str, str], ...] = (),
 ) -> Request:
-    """The run of a row for a task and a seed."""
+    """The run of a row in a setting with a seed."""
+    task = setting.task
     return Request(
         method=row.method,
         task=task,
         cxr=row.films(task),
         seed=seed,
         ehr=row.ehr,
-        drop_ehr=row.drop_ehr,
+        drop_ehr=setting.drop_ehr,
         ablate=row.ablate,
         weights=row.weights(task, seed),
         test_only=row.checkpoints is not None,
@@ -161,8 +312,8 @@ def requests(
 ) -> list[Request]:
     """Every run a table needs, row by row."""
     return [
-        request(row, task, seed, preset, recipe, overrides)
+        request(row, setting, seed, preset, recipe, overrides)
         for row in table.rows
-        for task in table.tasks
+        for setting in table.settings
         for seed in seeds
     ]

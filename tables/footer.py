@@ -86,7 +86,7 @@ def _diseases(built: Built) -> list[str]:
     """Which diseases enter AUROC and AUPRC."""
     notes = []
     for runs in built.task_runs:
-        ranked_columns = CURVE_METRICS.keys() & set(built.table.metrics(runs.task))
+        ranked_columns = CURVE_METRICS.keys() & set(built.table.metrics(runs.setting))
         if runs.task is Task.DISEASE_PROGRESSION and ranked_columns and runs.scorers:
             named = ranked_diseases(runs.labels, runs.min_labels)
             which = f"all {len(DISEASES)}" if len(named) == len(DISEASES) else ", ".join(named)

@@ -56,7 +56,9 @@ def grid(built: Built) -> Grid:
     """Lay a table out: method and inputs first, then the columns of each task."""
     with_ehr = any(not row.ehr for row in built.table.rows)
     headings = [("", "Method"), ("", "CXR"), *([("", "EHR")] if with_ehr else [])]
-    cells = {(c["row"], c["task"], c["metric"]): c for c in built.frame.to_dict("records")}
+    cells = {
+        (c["row"], c["task"], c["metric"], c["drop_ehr"]): c for c in built.frame.to_dict("records")
+    }
     rows = []
     for row in built.table.rows:
         title = next(c["title"] for key, c in cells.items() if key[0] == row.name)
@@ -65,7 +67,8 @@ def grid(built: Built) -> Grid:
     for column in built.table.columns:
         group = TASK_TITLES[column.task]
         headings.append((group, _metric_title(column)))
-        of_column = [cells[row.name, column.task, column.metric] for row in built.table.rows]
+        key = column.task, column.metric, column.drop_ehr
+        of_column = [cells[row.name, *key] for row in built.table.rows]
         best, best_baseline = _best(of_column, built.reference)
         for line, cell in zip(rows, of_column, strict=True):
             line.append(_printed(cell, len(built.selection.seeds), best, best_baseline))
@@ -82,6 +85,8 @@ def _films(row: Row) -> str:
 
 def _metric_title(column: Column) -> str:
     base, _, disease = column.metric.rstrip("]").partition("[")
+    if column.drop_ehr:
+        return f"{METRIC_TITLES[base]}, {column.drop_ehr:.0%} w/o EHR"
     return disease or METRIC_TITLES[base]
 
 

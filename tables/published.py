@@ -10,6 +10,9 @@ import pandas as pd
 from bench.data.vocabulary import Task
 from tables.definitions import Row
 
+WITH_MISSING_EHR = (18, 19)
+"""Tables whose columns differ in the share of training stays without EHR."""
+
 FOLDER = Path(__file__).parent / "paper"
 
 
@@ -20,9 +23,13 @@ def _results() -> pd.DataFrame:
     return table
 
 
-def published(number: int | None, row: Row, task: Task, metric: str) -> tuple[float, float]:
+def published(
+    number: int | None, row: Row, task: Task, metric: str, drop_ehr: float = 0.0
+) -> tuple[float, float]:
     """Mean and sd that the paper's table prints for a row and metric; NaN where it prints none."""
     t = _results()
+    if number in WITH_MISSING_EHR:
+        metric = f"{metric}@missing={drop_ehr:.0%}"
     found = t[
         (t["table"] == number)
         & (t["method"] == row.method)

@@ -1,4 +1,4 @@
-"""Print a table from stored runs and write it as text, Markdown, LaTeX and CSV (long and wide).
+"""Print tables from stored runs and write them as text, Markdown, LaTeX and CSV (long and wide).
 
 python -m tables.render table2
 """
@@ -20,7 +20,7 @@ from tables.formats import ansi, as_text, files, plain
 def parser() -> Parser:
     """The command's arguments."""
     p = Parser(prog="python -m tables.render", description=__doc__)
-    p.add_argument("table", metavar="TABLE", help=", ".join(TABLES))
+    p.add_argument("tables", nargs="+", metavar="TABLE", help=", ".join(TABLES))
     command.add_selection(p)
     p.add_argument(
         "--reference",
@@ -36,15 +36,17 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; incomplete and undefined cells are no error."""
     arg = parser().parse_args(argv)
-    if arg.table not in TABLES:
-        raise UserError(f"unknown table '{arg.table}': {nearest(arg.table, TABLES)}")
-    selection = command.selection(arg, arg.table)
-    of_cohort = selection.store.records_of(selection.cohort.content_hash)
-    table = with_published(TABLES[arg.table], of_cohort)
-    built = build(table, selection, arg.resamples, arg.reference)
-    print(as_text(built, ansi if _shows_colour() else plain))
-    for path in command.write_files(selection.store.tables, files(built)):
-        print(f"wrote {path}")
+    for name in arg.tables:
+        if name not in TABLES:
+            raise UserError(f"unknown table '{name}': {nearest(name, TABLES)}")
+    selection = command.selection(arg, arg.tables[0])
+    of_cohort = list(selection.store.records_of(selection.cohort.content_hash))
+    for name in arg.tables:
+        table = with_published(TABLES[name], of_cohort)
+        built = build(table, selection, arg.resamples, arg.reference)
+        print(as_text(built, ansi if _shows_colour() else plain))
+        for path in command.write_files(selection.store.tables, files(built)):
+            print(f"wrote {path}")
     return 0
 
 

@@ -13,19 +13,19 @@ from bench.data.vocabulary import Task
 from bench.errors import UserError
 from bench.metrics import MIN_LABELS, MIN_LABELS_DEMO, Scorer, stored_arrays
 from bench.store import Status
-from tables.definitions import Row, Table, request
+from tables.definitions import Row, Setting, Table, request
 from tables.runs import FoundRun, Selection, find_runs
 
 BOOTSTRAP_SEED = 2025
 """Seed of every table's resamples, printed in its footer."""
 
 Key = tuple[Row, int]
-"""A run of a table's task: its row and its seed."""
+"""A run of a table's setting: its row and its seed."""
 
 
 @dataclass(frozen=True)
 class TaskRuns:
-    """All runs of one task of a table, and the test predictions of those that are done.
+    """All runs of one setting of a table, and the test predictions of those that are done.
 
     found: every wanted run
     scorers: test predictions of the done ones, the same samples in the same order
@@ -34,12 +34,17 @@ class TaskRuns:
     min_labels: labels of every class that a disease needs to enter AUROC and AUPRC
     """
 
-    task: Task
+    setting: Setting
     found: dict[Key, FoundRun]
     scorers: dict[Key, Scorer]
     labels: np.ndarray
     subject: np.ndarray
     min_labels: int
+
+    @property
+    def task(self) -> Task:
+        """The task of all runs."""
+        return self.setting.task
 
     @property
     def n_subjects(self) -> int:
@@ -51,15 +56,15 @@ class TaskRuns:
         return {seed: run for (of_row, seed), run in self.found.items() if of_row == row}
 
 
-def collect(table: Table, task: Task, selection: Selection) -> TaskRuns:
-    """Find a task's runs and read the test predictions of those that are done.
+def collect(table: Table, setting: Setting, selection: Selection) -> TaskRuns:
+    """Find a setting's runs and read the test predictions of those that are done.
 
     Raises:
         UserError: two runs predict different test samples.
     """
     keys = [(row, seed) for row in table.rows for seed in selection.seeds]
     wanted = [
-        request(row, task, seed, selection.preset, selection.recipe, selection.overrides)
+        request(row, setting, seed, selection.preset, selection.recipe, selection.overrides)
         for row, seed in keys
     ]
     found = dict(zip(keys, find_runs(selection, wanted), strict=True))
@@ -67,7 +72,7 @@ def collect(table: Table, task: Task, selection: Selection) -> TaskRuns:
     predictions = {key: _predictions(run) for key, run in found.items() if run.is_done}
     if not predictions:
         nothing = np.zeros(0, dtype=np.int64)
-        return TaskRuns(task, found, {}, nothing, nothing, min_labels)
+        return TaskRuns(setting, found, {}, nothing, nothing, min_labels)
     first = next(iter(predictions.values()))
     labels = stored_arrays(first)[1]
     # By key: neither the order of records nor that of the cohort's rows moves a resample.
@@ -78,11 +83,11 @@ def collect(table: Table, task: Task, selection: Selection) -> TaskRuns:
             raise UserError(f"{found[key].folder} has other test samples: delete it, run it again")
         logits = stored_arrays(predicted)[0]
         if np.isfinite(logits).all():
-            scorers[key] = Scorer.of(task, logits, labels, subject, min_labels)
+            scorers[key] = Scorer.of(setting.task, logits, labels, subject, min_labels)
         else:
             reason = "its predictions are not finite; redo it with --rerun done"
             found[key] = replace(found[key], status=Status.FAILED, reason=reason)
-    return TaskRuns(task, found, scorers, labels, subject, min_labels)
+    return TaskRuns(setting, found, scorers, labels, subject, min_labels)
 
 
 def _predictions(run: FoundRun) -> pd.DataFrame:

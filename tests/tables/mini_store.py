@@ -19,7 +19,7 @@ from bench.environment import code_fingerprint
 from bench.store import SCHEMA, RunFiles, Store, write_json
 from tables import formats
 from tables.build import Built, build
-from tables.definitions import TABLES, request, requests
+from tables.definitions import TABLES, Setting, request, requests
 from tables.runs import Selection
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -27,7 +27,17 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 N_SAMPLES, N_SUBJECTS = 90, 70
 SEEDS = (23, 29, 66)
 
-SKILL = {"dipro": 1.3, "medfuse": 0.9, "ehr_transformer": 0.5}
+SKILL = {
+    "dipro": 1.3,
+    "medfuse": 0.9,
+    "ehr_transformer": 0.5,
+    "utde": 0.8,
+    "umse": 0.7,
+    "drfuse": 0.6,
+    "chexrelnet": 0.3,
+    "chexrelformer": 0.4,
+    "sdpl": 0.35,
+}
 """How far a method's logits lie towards the label."""
 
 
@@ -73,8 +83,9 @@ def write_run(
     labels = mini_labels(wanted.task) if labels is None else labels
     logits = mini_logits(wanted.task, labels, SKILL[wanted.method], rng)
     prediction_table(labels, logits).to_parquet(files.predictions, index=False)
-    if wanted.method == "dipro" and wanted.task.is_icu:
-        np.savez_compressed(files.attention, **mini_attention(rng))
+    if wanted.method == "dipro":
+        n_tokens = 1 if wanted.task.is_icu else len(DISEASES)
+        np.savez_compressed(files.attention, **mini_attention(rng, n_tokens))
     cohort = selection.cohort
     record = {
         "schema": SCHEMA,
@@ -132,11 +143,11 @@ def prediction_table(labels: np.ndarray, logits: np.ndarray) -> pd.DataFrame:
     return pd.concat([test.head(3).assign(split="validation"), test], ignore_index=True)
 
 
-def mini_attention(rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Attention of one class token over up to two pairs; the second pair of even samples is pad."""
+def mini_attention(rng: np.random.Generator, n_tokens: int = 1) -> dict[str, np.ndarray]:
+    """Attention of class tokens over up to two pairs; the second pair of even samples is pad."""
     valid = np.ones((N_SAMPLES, 2), dtype=bool)
     valid[::2, 1] = False
-    weights = np.exp(rng.normal(size=(2, N_SAMPLES, 1, 2, len(REGIONS))))
+    weights = np.exp(rng.normal(size=(2, N_SAMPLES, n_tokens, 2, len(REGIONS))))
     weights *= valid[:, None, :, None]
     dynamic, static = weights / weights.sum(-1, keepdims=True).clip(1e-9) * 0.8
     return {"pair_valid": valid, "dynamic": dynamic, "static": static}
@@ -159,7 +170,7 @@ def golden_built() -> Built:
 
 def table2_request(selection: Selection, row_name: str, task: Task, seed: int) -> Request:
     row = next(row for row in TABLES["table2"].rows if row.name == row_name)
-    return request(row, task, seed, selection.preset)
+    return request(row, Setting(task), seed, selection.preset)
 
 
 def golden_files() -> dict[str, str]:

@@ -1,13 +1,19 @@
-"""Figure 2b: attention over regions from stored maps."""
+"""Figures from stored maps: attention over regions, and one stay."""
+
+import json
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from bench.data.vocabulary import REGIONS, Task
+from bench import run
+from bench.data.cohort import Cohort
+from bench.data.vocabulary import DISEASES, REGIONS, Task
 from bench.errors import UserError
+from tables import figures
 from tables.attention import by_region
-from tables.figures import figure2b
+from tables.figure2 import figure2a, figure2b
 from tests.tables.mini_store import files_of, fill, mini_selection, table2_request
 
 
@@ -17,16 +23,23 @@ def test_attention_by_hand():
     attention[0, 0, 1, 2] = 0.2
     attention[1, 0, 0, 2] = 0.9
     attention[1, 0, 1] = 5.0  # padding: must not count
-    share = by_region(attention, np.array([[True, True], [True, False]]))
+    (share,) = by_region(attention, np.array([[True, True], [True, False]]))
     np.testing.assert_allclose(share, [0.1875, 0.0625, 0.75, 0, 0, 0, 0, 0, 0, 0])
 
 
 def test_attention_ignores_pairs_and_samples_without_any():
     attention = np.zeros((3, 2, 1, 10))
     attention[0, :, 0, 4] = 0.5
-    share = by_region(attention, np.array([[True], [True], [False]]))
-    assert share[4] == 1
-    assert share.sum() == 1
+    shares = by_region(attention, np.array([[True], [True], [False]]))
+    assert shares[:, 4].tolist() == [1, 1]
+    assert shares.sum() == 2
+
+
+def test_attention_of_each_class_token():
+    attention = np.zeros((1, 2, 1, 10))
+    attention[0, 0, 0, 3] = attention[0, 1, 0, 7] = 0.5
+    shares = by_region(attention, np.ones((1, 1), dtype=bool))
+    assert shares.argmax(axis=1).tolist() == [3, 7]
 
 
 @pytest.fixture
@@ -54,7 +67,7 @@ def test_the_paper_stands_beside_real_data_only(tmp_path):
     selection = mini_selection(tmp_path, simulated=False)
     fill(selection)
     header = figure2b(selection, "dynamic")["figure2b.csv"].splitlines()[0]
-    assert header == b"task,region,mean,sd,n_seeds,paper"
+    assert header == b"task,output,region,mean,sd,n_seeds,paper"
 
 
 def test_a_figure_of_one_run(tmp_path):
@@ -76,3 +89,76 @@ def test_a_run_without_the_map_is_refused(selection):
     files_of(selection, wanted).attention.unlink()
     with pytest.raises(UserError, match="no 'static' attention: it has none"):
         figure2b(selection, "static")
+
+
+def test_radar_has_a_polygon_per_disease(tmp_path):
+    selection = mini_selection(tmp_path)
+    fill(selection, "table13")
+    contents = figure2a(selection, "dynamic")
+    assert contents == figure2a(selection, "dynamic")
+    assert contents["figure2a.png"].startswith(b"\x89PNG")
+    (tmp_path / "f.csv").write_bytes(contents["figure2a.csv"])
+    table = pd.read_csv(tmp_path / "f.csv")
+    assert list(table["output"].unique()) == list(DISEASES)
+    assert table.groupby("output")["mean"].sum().to_numpy() == pytest.approx([1] * 7, abs=1e-5)
+    assert "sd" in table
+
+
+def test_radar_names_the_table_that_makes_its_runs(tmp_path):
+    with pytest.raises(UserError, match=r"bench\.sweep --table table13"):
+        figure2a(mini_selection(tmp_path), "dynamic")
+
+
+@pytest.fixture(scope="module")
+def results(cohort, tmp_path_factory):
+    """Two runs of one epoch on the miniature cohort."""
+    results = tmp_path_factory.mktemp("case")
+    for seed in ("1", "2"):
+        arguments = ["--method", "dipro", "--seed", seed, "--set", "training.max_epochs=1"]
+        place = ["--cohort", str(cohort.path), "--results", str(results)]
+        assert run.main([*arguments, *place]) == 0
+    return results
+
+
+class TestCase:
+    def draw(self, cohort, results, *arguments):
+        place = ["--cohort", str(cohort.path), "--results", str(results), "--seeds", "1", "2"]
+        same = ["--set", "training.max_epochs=1"]
+        assert figures.main(["case", *place, *same, *arguments]) == 0
+        return pd.read_csv(results / "figures" / "case.csv")
+
+    def test_numbers_are_those_of_the_pair(self, cohort, results):
+        table = self.draw(cohort, results)
+        parts = table.groupby("part")["value"]
+        assert parts.sum()["region attention"] == pytest.approx(1, abs=1e-5)
+        assert parts.sum()["hour attention"] == pytest.approx(1, abs=1e-5)
+        chances = [parts.get_group(f"p {word}").sum() for word in ("worsened", "improved")]
+        assert sum(chances) + parts.get_group("p no change").sum() == pytest.approx(7, abs=1e-4)
+        labels = table[table["part"] == "label"].set_index("name")["value"][list(DISEASES)]
+        test = cohort.split_of_stays()[cohort.pairs["stay"]] == "test"
+        known = cohort.pairs.loc[test, list(DISEASES)].to_numpy()
+        assert (known == labels.to_numpy()).all(axis=1).any()
+
+    def test_a_stay_is_chosen_by_its_key(self, cohort, results):
+        test = np.flatnonzero(cohort.split_of_stays() == "test")
+        seen = set()
+        for stay in test[:2]:
+            key = cohort.stays["stay_key"].iloc[stay]
+            seen.add(self.draw(cohort, results, "--stay", key[:10]).to_csv())
+        assert len(seen) == 2
+
+    def test_another_stay_is_refused(self, cohort, results):
+        training = np.flatnonzero(cohort.split_of_stays() == "train")[0]
+        key = cohort.stays["stay_key"].iloc[training]
+        with pytest.raises(UserError, match=f"--stay {key}: no test stay"):
+            self.draw(cohort, results, "--stay", key)
+
+    def test_patients_are_drawn_on_demand_only(self, cohort, results, tmp_path):
+        private = tmp_path / "private"
+        shutil.copytree(cohort.path, private)
+        manifest = json.loads((private / "manifest.json").read_text())
+        (private / "manifest.json").write_text(json.dumps(manifest | {"credentialed": True}))
+        hidden = Cohort.open(private)
+        with pytest.raises(UserError, match="--show-patients"):
+            self.draw(hidden, results)
+        self.draw(hidden, results, "--show-patients")

@@ -45,7 +45,7 @@ def test_figures_writes_picture_and_numbers(place, tmp_path, capsys):
     ("main", "arguments", "says"),
     [
         (render.main, ["tabel2"], "did you mean 'table2'"),
-        (figures.main, ["figure2a"], "did you mean 'figure2b'"),
+        (figures.main, ["figure2c"], "did you mean 'figure2"),
         (render.main, ["table2", "--reference", "dipro"], "did you mean 'dipro-long'"),
         (render.main, ["table2", "--resamples", "0"], "above 0"),
         (figures.main, ["figure2b", "--attention", "both"], "invalid choice"),
