@@ -17,27 +17,21 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import torch
 
 from bench import arguments
 from bench.backends import default_jobs, run_all
 from bench.config import PAPER_SEEDS, Request
 from bench.contract import Preset
-from bench.contract_checks import with_films_exchanged
 from bench.data.cohort import Cohort
-from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Cxr, Split, Task
+from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Cxr, Task
 from bench.demo import open_cohort, raw_folder
 from bench.errors import Parser, run_command
-from bench.metrics import Scorer, evaluate, stored_arrays
+from bench.metrics import evaluate, stored_arrays
 from bench.plan import PlannedRun, make_plan
-from bench.runner import Run
-from bench.significance import bootstrap, percentile_interval
 from bench.simulating.oracle import oracle_logits
 from bench.store import Store
+from bench.studies.scores import CHANCE, METRIC, exchanged_logits, scores_of, with_logits
 
-METRIC = {Task.DISEASE_PROGRESSION: "auroc", Task.MORTALITY: "auroc", Task.LENGTH_OF_STAY: "kappa"}
-CHANCE = {"auroc": 0.5, "kappa": 0.0}
-N_RESAMPLES = 2000
 FIGURES = Path(__file__).parent / "figures"
 
 
@@ -111,39 +105,28 @@ def _rows(runs: dict[tuple[Task, Arm], list[PlannedRun]], cohort: Cohort) -> lis
     for task in Task:
         first = runs[task, ARMS[0]][0].files.read_predictions()
         oracle = oracle_logits(raw_folder(cohort.path), cohort, task, first["sample"])
-        rows.append(_row(task, "oracle", [first.assign(**_logit_columns(oracle))]))
+        rows.append(_row(task, "oracle", [with_logits(first, oracle)]))
         for arm in ARMS:
             predictions = [run.files.read_predictions() for run in runs[task, arm]]
             rows.append(_row(task, arm.title, predictions))
     return rows
 
 
-def _logit_columns(logits: np.ndarray) -> dict[str, np.ndarray]:
-    return {f"logit_{k}": column for k, column in enumerate(logits.reshape(len(logits), -1).T)}
-
-
 def _row(task: Task, title: str, predictions: list[pd.DataFrame]) -> dict:
     """Mean over seeds of the task's metric, its sd and its interval over test subjects."""
-    metric = METRIC[task]
-    subjects, subject = np.unique(predictions[0]["subject"], return_inverse=True)
-    scorers = [Scorer.of(task, *stored_arrays(p), subject) for p in predictions]
-
-    def statistic(counts: np.ndarray) -> np.ndarray:
-        return np.stack([scorer.values([metric], counts) for scorer in scorers], axis=1)
-
-    whole = statistic(np.ones((len(subjects), 1)))[0, :, 0]
-    drawn = bootstrap(statistic, len(subjects), N_RESAMPLES, np.random.default_rng(0))
-    low, high = percentile_interval(drawn.values[0].mean(axis=0))
+    scores = scores_of(task, METRIC[task], predictions)
+    low, high = scores.interval
+    chance = CHANCE[scores.metric]
     return {
         "task": str(task),
         "arm": title,
-        "metric": metric,
-        "chance": CHANCE[metric],
-        "mean": whole.mean(),
-        "sd": whole.std(ddof=1) if len(whole) > 1 else 0.0,
+        "metric": scores.metric,
+        "chance": chance,
+        "mean": scores.mean,
+        "sd": scores.sd,
         "ci_low": low,
         "ci_high": high,
-        "above chance": "yes" if low > CHANCE[metric] else "no",
+        "above chance": "yes" if low > chance else "no",
         "n_test": len(predictions[0]),
     }
 
@@ -171,7 +154,9 @@ def _swap(runs: list[PlannedRun], cohort: Cohort) -> pd.DataFrame:
     for kind in ("in order", "exchanged"):
         values, matrix = [], np.zeros((3, 3))
         for planned in runs:
-            logits, labels = _predict(planned, cohort, exchanged=kind == "exchanged")
+            logits, labels = stored_arrays(planned.files.read_predictions())
+            if kind == "exchanged":
+                logits = exchanged_logits(planned, cohort)
             values.append(evaluate(Task.DISEASE_PROGRESSION, logits, labels))
             matrix += _confusion(logits, labels)
         matrices[kind] = matrix / matrix.sum(axis=1, keepdims=True)
@@ -179,21 +164,6 @@ def _swap(runs: list[PlannedRun], cohort: Cohort) -> pd.DataFrame:
         rows.append({"films": kind, **means})
     _draw_matrices(matrices, cohort)
     return pd.DataFrame(rows)
-
-
-def _predict(planned: PlannedRun, cohort: Cohort, exchanged: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Test logits and labels of a finished run, its films exchanged or not."""
-    run = Run(planned.config, cohort, torch.device("cpu"), threads=1)
-    run.model.load_state_dict(torch.load(planned.files.best, weights_only=True))
-    run.model.eval()
-    positions = run.samples.indices(Split.TEST)
-    logits = []
-    with torch.inference_mode():
-        for chunk in np.array_split(positions, max(len(positions) // 64, 1)):
-            batch = run.samples.batch(chunk).without_targets()
-            batch = with_films_exchanged(batch) if exchanged else batch
-            logits.append(run.model(batch).logits.flatten(1).numpy())
-    return np.concatenate(logits), run.samples.labels()["progression"][positions]
 
 
 def _confusion(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
