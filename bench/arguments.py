@@ -69,6 +69,13 @@ def add_overrides(parser: Parser) -> None:
     )
 
 
+def add_tuned(parser: Parser) -> None:
+    """Whether searched hyperparameters are used."""
+    parser.add_argument(
+        "--tuned", action="store_true", help="use the hyperparameters that bench.search chose"
+    )
+
+
 def add_actions(parser: Parser) -> None:
     """What to do with runs that are there."""
     parser.add_argument(

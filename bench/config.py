@@ -72,6 +72,7 @@ class Request:
 
     `drop_ehr` is the share of training samples whose hours are hidden (paper, Tables 18 and 19).
     `weights` is the name of the `Weights` it starts from; `test_only` trains nothing further.
+    `validation_only` leaves the test set alone (searches).
     `overrides` are (field, text) pairs of `--set`, e.g. ("training.lr", "1e-4").
     """
 
@@ -86,6 +87,7 @@ class Request:
     recipe: str = "shared"
     weights: str = ""
     test_only: bool = False
+    validation_only: bool = False
     overrides: tuple[tuple[str, str], ...] = ()
 
     @property

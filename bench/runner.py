@@ -353,7 +353,8 @@ def finish(run: Run, files: RunFiles, progress: Progress, seconds: float) -> Non
     """Predict validation and test with the selected weights and write the record."""
     run.model.load_state_dict(torch.load(files.best, map_location="cpu", weights_only=True))
     tables = []
-    for split in (Split.VALIDATION, Split.TEST):
+    leave_test = run.config.request.validation_only
+    for split in (Split.VALIDATION,) if leave_test else (Split.VALIDATION, Split.TEST):
         positions = run.samples.indices(split)
         if len(positions) == 0:
             continue

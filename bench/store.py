@@ -162,6 +162,20 @@ class Store:
         """Records of the finished runs on one cohort."""
         return (record for record in self.records() if record["cohort"]["hash"] == cohort_hash)
 
+    def search(self, name: str) -> Path:
+        """What a hyperparameter search chose."""
+        return self.root / "search" / f"{name}.json"
+
+    def searches(self) -> Iterator[dict[str, Any]]:
+        """What every search chose, by name."""
+        for path in sorted(self.root.glob("search/*.json")):
+            yield _read_json(path)
+
+    @property
+    def efficiency(self) -> Path:
+        """What predictions of methods cost."""
+        return self.root / "efficiency.json"
+
     @property
     def tables(self) -> Path:
         """Where tables go."""
@@ -175,6 +189,7 @@ class Store:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON by atomic replace."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     partial.write_text(json.dumps(content, indent=1) + "\n")
     partial.replace(path)

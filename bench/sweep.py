@@ -19,6 +19,7 @@ from bench.backends import Outcome, default_jobs, run_all
 from bench.demo import open_cohort
 from bench.errors import Parser, UserError, nearest, run_command
 from bench.plan import Plan, make_plan
+from bench.search import chosen, tuned
 from bench.store import Store
 
 
@@ -31,6 +32,7 @@ def parser() -> Parser:
     arguments.add_place(p)
     arguments.add_machine(p)
     arguments.add_overrides(p)
+    arguments.add_tuned(p)
     arguments.add_actions(p)
     return p
 
@@ -56,6 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             overrides=tuple(arg.set),
         )
     ]
+    if arg.tuned:
+        of_setting = chosen(store, cohort, arg.preset)
+        requests = [tuned(request, of_setting) for request in requests]
     plan = make_plan(", ".join(arg.table), requests, cohort, store)
     to_do = plan.to_do(arg.rerun)
     print(f"{cohort.title} ({cohort.path})")

@@ -10,6 +10,7 @@ from bench import arguments
 from bench.data.cohort import MANIFEST, Cohort
 from bench.demo import default_cohort
 from bench.errors import Parser, UserError
+from bench.search import chosen
 from bench.store import Store
 from tables.runs import Selection
 
@@ -19,6 +20,7 @@ def add_selection(parser: Parser) -> None:
     arguments.add_place(parser)
     arguments.add_seeds(parser)
     arguments.add_overrides(parser)
+    arguments.add_tuned(parser)
 
 
 def selection(arg: argparse.Namespace, table: str) -> Selection:
@@ -33,13 +35,15 @@ def selection(arg: argparse.Namespace, table: str) -> Selection:
             f"there is no cohort {path} yet, so no run: "
             f"make both with python -m bench.sweep --table {table} --preset {arg.preset}"
         )
+    cohort, store = Cohort.open(path), Store(arg.results)
     return Selection(
-        cohort=Cohort.open(path),
-        store=Store(arg.results),
+        cohort=cohort,
+        store=store,
         preset=arg.preset,
         seeds=tuple(arg.seeds),
         recipe=arg.recipe,
         overrides=tuple(arg.set),
+        chosen=chosen(store, cohort, arg.preset) if arg.tuned else None,
     )
 
 

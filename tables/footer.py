@@ -12,6 +12,7 @@ from bench.contract import Preset
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import DISEASES, Task
 from bench.metrics import CURVE_METRICS, ranked_diseases
+from bench.search import Setting
 from bench.significance import STAR_LEVELS
 from bench.store import Status
 from tables.build import Built
@@ -40,6 +41,7 @@ def footer(built: Built) -> list[Note]:
         *_redrawn(built),
         _chosen(done),
         code_and_machine(done),
+        *_searched(built),
         *_notes_of_runs(done),
         *_undefined(built),
     ]
@@ -148,6 +150,17 @@ def _chosen(done: Sequence[FoundRun]) -> str:
         rules.setdefault(run.request.task, Counter())[str(run.record["selection"]["rule"])] += 1
     named = ", ".join(f"{task} by {_mixture(counts)}" for task, counts in rules.items())
     return f"Epoch chosen on validation: {named}; the test set was used once."
+
+
+def _searched(built: Built) -> list[str]:
+    """Which rows have searched hyperparameters, if that was asked for."""
+    chosen = built.selection.chosen
+    if chosen is None:
+        return []
+    wanted = {Setting.of(run.request).name: Setting.of(run.request) in chosen for run in built.runs}
+    without = [name for name, is_there in wanted.items() if not is_there]
+    note = "Hyperparameters: chosen on validation by bench.search"
+    return [f"{note}; the preset's for {', '.join(without)}." if without else f"{note}."]
 
 
 def code_and_machine(done: Sequence[FoundRun]) -> str:

@@ -44,6 +44,14 @@ def published(
     return float(found["mean"].iloc[0]), float(found["sd"].iloc[0])
 
 
+def published_efficiency() -> pd.DataFrame:
+    """The paper's Table 9: method, parameters in millions, and multiply-adds in billions."""
+    table = pd.read_csv(FOLDER / "efficiency.csv")
+    # The column called FLOPs holds multiply-adds.
+    names = {"params_m": "paper_parameters", "flops_g": "paper_macs"}
+    return table.rename(columns=names)[["method", *names.values()]]
+
+
 def published_attention() -> pd.DataFrame:
     """Bars of the paper's Figure 2b: columns task, region, value."""
     table = pd.read_csv(FOLDER / "figure2.csv")

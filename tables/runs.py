@@ -13,12 +13,16 @@ from bench.contract import Preset
 from bench.data.cohort import Cohort
 from bench.errors import UserError
 from bench.plan import make_plan
+from bench.search import Chosen, tuned
 from bench.store import RunFiles, Status, Store
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which runs a table is made of, as the command line gives it."""
+    """Which runs a table is made of, as the command line gives it.
+
+    `chosen` holds searched hyperparameters; None leaves the preset's.
+    """
 
     cohort: Cohort
     store: Store
@@ -26,6 +30,7 @@ class Selection:
     seeds: tuple[int, ...] = PAPER_SEEDS
     recipe: str = "shared"
     overrides: tuple[tuple[str, str], ...] = ()
+    chosen: Chosen | None = None
 
     def sweep_command(self, table: str) -> str:
         """The command that makes every run of a table that is not there."""
@@ -34,6 +39,7 @@ class Selection:
         words += [f"--cohort {self.cohort.path} --results {self.store.root}"]
         words += ["--recipe reference"] if self.recipe == "reference" else []
         words += [f"--set {name}={text}" for name, text in self.overrides]
+        words += ["--tuned"] if self.chosen is not None else []
         return " ".join(words)
 
 
@@ -70,6 +76,8 @@ class FoundRun:
 
 def find_runs(selection: Selection, requests: Sequence[Request]) -> list[FoundRun]:
     """Look every request up in the store, in order."""
+    if selection.chosen is not None:
+        requests = [tuned(request, selection.chosen) for request in requests]
     plan = make_plan("table", requests, selection.cohort, selection.store)
     planned = {run.config.request: run for run in plan.runs}
     declined = dict(plan.declined)

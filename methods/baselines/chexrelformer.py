@@ -1,0 +1,244 @@
+"""CheXRelFormer: the pyramid maps of two films are compared at every scale, coarse to fine.
+
+Mbakwe, Wang, Moradi, Lourentzou, "Hierarchical Vision Transformers for Disease Progression
+Detection in Chest X-Ray Images", MICCAI 2023, LNCS 14224:685-695. EHR, its fusion and longer stays
+are the DiPro paper's variant (appendix A.2.2): each pair of neighbouring films is compared, and the
+mean over pairs classifies a stay. Differences from the released code:
+
+- parts that reach no output, 4.5 million parameters, are left out (upsampling, per-scale and
+  change-map predictions);
+- logits go to the loss: there a softmax comes before a loss that takes its own log-softmax, which
+  keeps it above 0.55;
+- the first film is the earlier one: there the scripts file the current film first;
+- seven diseases are read from one vector, and all their labels train it, at natural prevalence;
+- no random flips, crops or colours: colours drawn per film would fake a change;
+- films are averaged down to 224 px; there all are resized to 256 px;
+- a pair alone in a batch is normalised by running statistics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bench.contract import Output, Preset, TaskSpec
+from bench.data.batch import Batch, Inputs
+from bench.data.vocabulary import Cxr, Task
+from bench.errors import UserError, nearest
+from methods.base import Method
+from methods.baselines.ehr_transformer import mean_of_valid
+from methods.encoders import scatter_valid, shrink
+from methods.fusion import EhrFusion
+from methods.pyramid import PyramidConfig, PyramidEncoder, initialise
+
+COMPARISONS = ("learnt", "absolute")
+
+
+@dataclass(frozen=True)
+class CheXRelFormerConfig(PyramidConfig):
+    """Sizes of CheXRelFormer; those of its encoder are described with `PyramidConfig`.
+
+    d_model: width D of comparisons and of a pair's vector; a multiple of 8
+    comparison: of two maps, 'learnt' by convolutions over both, or their 'absolute' difference
+    max_film_size: larger films are averaged down to this many pixels a side; 0 leaves them
+    """
+
+    d_model: int = 256
+    comparison: str = "learnt"
+    max_film_size: int = 224
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.d_model < 8 or self.d_model % 8:
+            raise UserError(f"model.d_model is {self.d_model}, it must be a multiple of 8")
+        if self.max_film_size < 0:
+            raise UserError(f"model.max_film_size is {self.max_film_size}, it must be 0 or more")
+        if self.comparison not in COMPARISONS:
+            known = nearest(self.comparison, COMPARISONS)
+            raise UserError(f"model.comparison is '{self.comparison}': {known}")
+
+
+SMALLER: dict[Preset, dict[str, Any]] = {
+    Preset.DEMO: {
+        "channels": "16,32,64",
+        "blocks": "1,1,1",
+        "heads": "1,2,4",
+        "reductions": "4,2,1",
+        "d_model": 32,
+        "max_film_size": 64,
+    },
+    Preset.MEDIUM: {
+        "channels": "16,32,64,96",
+        "blocks": "1,1,1,1",
+        "heads": "1,2,4,8",
+        "reductions": "4,2,1,1",
+        "d_model": 48,
+        "max_film_size": 64,
+    },
+    Preset.PAPER: {},
+}
+"""What a preset changes in the paper's configuration: sizes only."""
+
+
+class PairNorm(nn.BatchNorm2d):
+    """Batch norm over pairs, and over running statistics for a pair alone.
+
+    By its own statistics such a pair's mean over places is the norm's bias, whatever it shows.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise maps of pairs, float [N, C, h, w]."""
+        if len(x) > 1 or not self.training:
+            return super().forward(x)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+        )
+
+
+class LearntDifference(nn.Sequential):
+    """phi_s: two convolutions over both maps of a scale; of equal maps it need not be zero."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__(
+            nn.Conv2d(2 * d, d, 3, padding=1),
+            nn.ReLU(),
+            PairNorm(d),
+            nn.Conv2d(d, d, 3, padding=1),
+            nn.ReLU(),
+        )
+
+    def forward(self, both: Tensor) -> Tensor:
+        """Delta_s of the maps P_s and Q_s, float [N, 2, D, h, w]: float [N, D, h, w]."""
+        return super().forward(both.flatten(1, 2))
+
+
+class AbsoluteDifference(nn.Module):
+    """|P_s - Q_s|, which does not know which film came first."""
+
+    def forward(self, both: Tensor) -> Tensor:
+        """Delta_s of the maps P_s and Q_s, float [N, 2, D, h, w]: float [N, D, h, w]."""
+        return (both[:, 0] - both[:, 1]).abs()
+
+
+class PairDecoder(nn.Module):
+    """From the pyramid maps of both films of a pair to one vector v.
+
+    Args:
+        channels: of the maps, finest first
+        d: width D of the comparisons and of v
+        comparison: one of `COMPARISONS`
+    """
+
+    def __init__(self, channels: tuple[int, ...], d: int, comparison: str) -> None:
+        super().__init__()
+        self.project = nn.ModuleList(nn.Conv2d(n, d, 1) for n in channels)
+        self.compare = nn.ModuleList(
+            LearntDifference(d) if comparison == "learnt" else AbsoluteDifference()
+            for _ in channels
+        )
+        self.fuse = nn.Sequential(nn.Conv2d(len(channels) * d, d, 1), PairNorm(d))
+        self.apply(initialise)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, maps: list[Tensor], pairs: Tensor) -> Tensor:
+        """Compare films at every scale, join the scales and average over places.
+
+        Args:
+            maps: per scale, finest first, float [films, C_s, h_s, w_s]
+            pairs: int64 [N, 2]; indices of a pair's first and second film
+
+        Returns:
+            v, float [N, D].
+        """
+        Delta = [
+            compare(project(x)[pairs])
+            for x, project, compare in zip(maps, self.project, self.compare, strict=True)
+        ]
+        return self.fuse(at_finest(coarse_to_fine(Delta))).mean(dim=(-2, -1))
+
+
+def coarse_to_fine(Delta: list[Tensor]) -> list[Tensor]:
+    """G_s = Delta_s + Up(G_s+1), from the coarsest scale on, where G is Delta; finest first."""
+    G = [Delta[-1]]
+    for finer in reversed(Delta[:-1]):
+        G.insert(0, finer + resize(G[0], finer))
+    return G
+
+
+def at_finest(G: list[Tensor]) -> Tensor:
+    """All scales at the size of the finest, coarsest first, joined: float [N, scales x D, h, w]."""
+    return torch.cat([resize(g, G[0]) for g in reversed(G)], dim=1)
+
+
+def resize(x: Tensor, like: Tensor) -> Tensor:
+    """Bring maps x to the height and width of others."""
+    if x.shape[-2:] == like.shape[-2:]:
+        return x
+    return F.interpolate(x, like.shape[-2:], mode="bilinear")
+
+
+class CheXRelFormer(Method[CheXRelFormerConfig]):
+    """Every film's pyramid, every pair's vector, EHR for each, one linear layer on top."""
+
+    title = "CheXRelFormer"
+    inputs = Inputs(films=True, ehr=True, demographics=True)
+
+    def __init__(self, config: CheXRelFormerConfig, spec: TaskSpec) -> None:
+        super().__init__(config, spec)
+        d = config.d_model
+        self.encoder = PyramidEncoder.of(config)
+        self.decoder = PairDecoder(self.encoder.channels, d, config.comparison)
+        self.fusion = EhrFusion(d, spec, dropout=config.dropout) if spec.ehr else None
+        self.classifier = nn.Linear(d, spec.n_outputs * spec.n_logits)
+        initialise(self.classifier)
+
+    @classmethod
+    def configure(cls, preset: Preset, task: Task) -> CheXRelFormerConfig:
+        """One configuration for every task, at the preset's size."""
+        return replace(CheXRelFormerConfig(), **SMALLER[preset])
+
+    @classmethod
+    def recipe(cls, task: Task) -> dict[str, float | int]:
+        """Values of the released script, which never stops early; its rate falls linearly."""
+        return {
+            "lr": 6e-5,
+            "weight_decay": 0.01,
+            "batch_size": 4,
+            "accumulation": 1,
+            "max_epochs": 100,
+            "patience": 100,
+        }
+
+    @classmethod
+    def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
+        """It compares films."""
+        if cxr is Cxr.NONE:
+            return "CheXRelFormer compares films: without them use --method ehr_transformer"
+        if cxr is Cxr.LAST:
+            return "CheXRelFormer needs two films: use --cxr long"
+        return None
+
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        """Logits; there are no further loss terms and no maps."""
+        v = self._pair_vectors(batch)
+        Z = v if self.fusion is None else self.fusion(v, batch)
+        logits = self.classifier(mean_of_valid(Z, batch.pair_valid))
+        n_outputs = self.spec.n_outputs
+        return Output(logits.unflatten(-1, (n_outputs, -1)) if n_outputs > 1 else logits)
+
+    def _pair_vectors(self, batch: Batch) -> Tensor:
+        """v of every pair, float [B, P, D], zero where not valid; each film is encoded once."""
+        valid = batch.film_valid
+        maps = self.encoder(self._scaled(batch.films[valid]))
+        row = scatter_valid(torch.arange(int(valid.sum()), device=valid.device), valid)
+        pairs = torch.stack([row[:, :-1], row[:, 1:]], dim=-1)[batch.pair_valid]
+        return scatter_valid(self.decoder(maps, pairs), batch.pair_valid)
+
+    def _scaled(self, films: Tensor) -> Tensor:
+        """Films, uint8 [N, S, S], in -1..1 on three channels, as the released code has them."""
+        x = shrink(films, self.config.max_film_size).float() / 127.5 - 1
+        return x[:, None].expand(-1, 3, -1, -1)
