@@ -174,6 +174,12 @@ def scatter_valid(rows: Tensor, valid: Tensor) -> Tensor:
     return padded
 
 
+def mean_of_valid(x: Tensor, valid: Tensor) -> Tensor:
+    """Mean over the valid rows of x, float [B, L, d] -> [B, d]; zero for a sample without one."""
+    total = torch.where(valid[..., None], x, 0).sum(dim=1)
+    return total / valid.sum(dim=1, keepdim=True).clamp_min(1)
+
+
 @contextmanager
 def _running_statistics(encoder: Encoder) -> Iterator[None]:
     """Normalise by running statistics meanwhile: one value has no variance of its own."""

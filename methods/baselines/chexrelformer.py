@@ -30,8 +30,7 @@ from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError, nearest
 from methods.base import Method
-from methods.baselines.ehr_transformer import mean_of_valid
-from methods.encoders import scatter_valid, shrink
+from methods.encoders import mean_of_valid, scatter_valid, shrink
 from methods.fusion import EhrFusion
 from methods.pyramid import PyramidConfig, PyramidEncoder, initialise
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bench.contract import MethodConfig, Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
@@ -17,7 +17,7 @@ from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError, nearest
 from methods.base import Method
 from methods.dipro.config import RECIPE
-from methods.encoders import EhrEncoder
+from methods.encoders import EhrEncoder, mean_of_valid
 from methods.heads import TaskHeads
 
 POOLINGS = ("cls", "mean")
@@ -92,9 +92,3 @@ class EhrTransformer(Method[EhrTransformerConfig]):
         e = cls if self.config.pooling == "cls" else mean_of_valid(hours, batch.ehr_valid)
         m = self.demographics(batch.demographics)
         return Output(self.heads(torch.cat([e, m], dim=-1)))
-
-
-def mean_of_valid(x: Tensor, valid: Tensor) -> Tensor:
-    """Mean over the valid rows of x, float [B, L, d] -> [B, d]; zero for a sample without one."""
-    total = torch.where(valid[..., None], x, 0).sum(dim=1)
-    return total / valid.sum(dim=1, keepdim=True).clamp_min(1)

@@ -35,8 +35,7 @@ from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, Cxr, Task
 from bench.errors import UserError
 from methods.base import Method
-from methods.baselines.ehr_transformer import mean_of_valid
-from methods.encoders import scatter_valid, shrink
+from methods.encoders import mean_of_valid, scatter_valid, shrink
 from methods.fusion import EhrFusion
 from methods.pyramid import (
     FIRST_STRIDE,

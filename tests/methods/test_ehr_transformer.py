@@ -15,7 +15,8 @@ from bench.data.batch import Batch
 from bench.data.vocabulary import EHR_VARIABLES, Cxr, Task
 from bench.errors import UserError
 from bench.objective import task_loss
-from methods.baselines.ehr_transformer import EhrTransformer, EhrTransformerConfig, mean_of_valid
+from methods.baselines.ehr_transformer import EhrTransformer, EhrTransformerConfig
+from methods.encoders import mean_of_valid
 from tests.methods.random_batches import random_batch, without_ehr_of
 
 EVERY_TASK = pytest.mark.parametrize("task", list(Task))
