@@ -12,16 +12,16 @@ COHORT  ?=
 PLACE = --preset $(PRESET) --results $(RESULTS) --seeds $(SEEDS) $(if $(COHORT),--cohort $(COHORT))
 SWEEP = $(PY) -m bench.sweep $(PLACE) $(if $(JOBS),--jobs $(JOBS))
 
-TABLES = table2 table3 table13 table14 table15
+TABLES = table1 table2 table3 table10 table11 table12 table13 table14 table15 table18 table19
 
-.PHONY: help setup $(TABLES) tables figures test lint clean
+.PHONY: help setup $(TABLES) table9 tables figures test lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
 	@echo "Targets (variables: COHORT=DIR PRESET=demo|medium|paper JOBS=N SEEDS='23 29 66' RESULTS=DIR):"
 	@grep -E '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1|\2/' | \
 		awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
-	@echo "Tables: $(TABLES)"
+	@echo "Tables: $(TABLES) table9"
 
 setup: $(VENV)/.ready ## make the virtual environment .venv and install everything into it
 
@@ -42,6 +42,10 @@ table2: setup ## train what is missing, then print and write Table 2 (ICU tasks)
 $(filter-out table2,$(TABLES)): setup
 	@$(SWEEP) --table $@; status=$$?; test $$status -le 1 || exit $$status; \
 	$(PY) -m tables.render $@ $(PLACE) && exit $$status
+
+table9: setup ## measure what predictions cost (paper sizes, this machine) and print Table 9
+	@$(PY) -m bench.efficiency --results $(RESULTS) --threads 2 && \
+	$(PY) -m tables.table9 --results $(RESULTS)
 
 tables: setup ## the same for all tables at once, then every figure
 	@$(SWEEP) --table $(TABLES); status=$$?; test $$status -le 1 || exit $$status; \

@@ -16,6 +16,12 @@ METHODS = {
     "dipro": "methods.dipro.model:DiPro",
     "ehr_transformer": "methods.baselines.ehr_transformer:EhrTransformer",
     "medfuse": "methods.baselines.medfuse:MedFuse",
+    "drfuse": "methods.baselines.drfuse:DrFuse",
+    "utde": "methods.baselines.utde:Utde",
+    "umse": "methods.baselines.umse:Umse",
+    "chexrelnet": "methods.baselines.chexrelnet:CheXRelNet",
+    "chexrelformer": "methods.baselines.chexrelformer:CheXRelFormer",
+    "sdpl": "methods.baselines.sdpl:Sdpl",
 }
 
 

@@ -107,10 +107,10 @@ class Table:
 
 DIPRO = Row("dipro", Cxr.LONG)
 
-FILMS_ONLY: tuple[str, ...] = ()
+FILMS_ONLY = ("chexrelnet", "chexrelformer", "sdpl")
 """Methods that compare films; the paper gives them the EHR in its appendix only."""
 
-FUSING = ("medfuse",)
+FUSING = ("utde", "umse", "medfuse", "drfuse")
 """Methods that fuse films with EHR, in the paper's order."""
 
 WITHOUT_FILMS = Row("ehr_transformer", Cxr.NONE, title="DiPro without films = EHR Transformer")
@@ -197,7 +197,7 @@ TABLES = {
             10,
             "Disease progression in full",
             (
-                *films_only(*FILMS_ONLY, "medfuse", "dipro"),
+                *films_only(*FILMS_ONLY, "umse", "medfuse", "dipro"),
                 replace(WITHOUT_FILMS, title="EHR Transformer"),
                 *with_ehr(*FILMS_ONLY, *FUSING),
                 DIPRO,
@@ -250,13 +250,13 @@ TABLES = {
         (
             18,
             "Length of stay, EHR hidden from training stays",
-            (*with_ehr("medfuse"), DIPRO),
+            (*with_ehr("umse", "utde", "drfuse", "medfuse"), DIPRO),
             columns(LENGTH_OF_STAY, "accuracy", drop_ehr=DROPPED),
         ),
         (
             19,
             "Mortality, EHR hidden from training stays",
-            (*with_ehr("medfuse"), DIPRO),
+            (*with_ehr("umse", "utde", "drfuse", "medfuse"), DIPRO),
             columns(MORTALITY, "auprc", drop_ehr=DROPPED),
         ),
     )

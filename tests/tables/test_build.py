@@ -10,9 +10,10 @@ from bench.contract import Preset
 from bench.data.vocabulary import Task
 from bench.errors import UserError
 from tables.build import build
-from tables.definitions import TABLES, requests
+from tables.definitions import requests
 from tables.footer import footer
 from tests.tables.mini_store import (
+    MINI,
     SEEDS,
     files_of,
     fill,
@@ -21,8 +22,6 @@ from tests.tables.mini_store import (
     table2_request,
     write_run,
 )
-
-TABLE2 = TABLES["table2"]
 
 
 @pytest.fixture
@@ -48,7 +47,7 @@ def remove(selection, row, task, seeds):
 
 
 def test_a_complete_cell(selection):
-    built = build(TABLE2, selection, n_resamples=500)
+    built = build(MINI, selection, n_resamples=500)
     found = cell(built, "medfuse-long", Task.MORTALITY, "auroc")
     values = [float(v) for v in found["values"].split(";")]
     assert found["n_seeds"] == 3
@@ -65,12 +64,12 @@ def test_a_complete_cell(selection):
 
 def test_no_run_names_the_command(tmp_path):
     with pytest.raises(UserError, match=r"python -m bench\.sweep --table table2 --preset demo"):
-        build(TABLE2, mini_selection(tmp_path))
+        build(MINI, mini_selection(tmp_path))
 
 
 def test_missing_seeds_are_matched_and_reported(selection):
     remove(selection, "medfuse-long", Task.MORTALITY, [29])
-    built = build(TABLE2, selection, n_resamples=200)
+    built = build(MINI, selection, n_resamples=200)
     found = cell(built, "medfuse-long", Task.MORTALITY, "auprc")
     reference = cell(built, "dipro-long", Task.MORTALITY, "auprc")
     assert (found["state"], found["n_seeds"]) == ("incomplete", 2)
@@ -84,9 +83,9 @@ def test_missing_seeds_are_matched_and_reported(selection):
 
 def test_a_row_or_task_without_any_run(selection):
     remove(selection, "medfuse-long", Task.MORTALITY, SEEDS)
-    for row in TABLE2.rows:
+    for row in MINI.rows:
         remove(selection, row.name, Task.LENGTH_OF_STAY, SEEDS)
-    built = build(TABLE2, selection, n_resamples=200)
+    built = build(MINI, selection, n_resamples=200)
     for task, metric in ((Task.MORTALITY, "auprc"), (Task.LENGTH_OF_STAY, "kappa")):
         found = cell(built, "medfuse-long", task, metric)
         assert found["n_seeds"] == 0
@@ -96,7 +95,7 @@ def test_a_row_or_task_without_any_run(selection):
 
 def test_without_the_reference_there_is_no_p(selection):
     remove(selection, "dipro-long", Task.MORTALITY, SEEDS)
-    built = build(TABLE2, selection, n_resamples=200)
+    built = build(MINI, selection, n_resamples=200)
     found = cell(built, "medfuse-long", Task.MORTALITY, "auprc")
     assert np.isfinite(found["mean"])
     assert np.isnan(found["p"])
@@ -104,21 +103,21 @@ def test_without_the_reference_there_is_no_p(selection):
 
 
 def test_another_reference_negates_the_difference_and_keeps_p(selection):
-    own = cell(build(TABLE2, selection, 500), "medfuse-long", Task.LENGTH_OF_STAY, "kappa")
-    other = build(TABLE2, selection, 500, reference="medfuse-long")
+    own = cell(build(MINI, selection, 500), "medfuse-long", Task.LENGTH_OF_STAY, "kappa")
+    other = build(MINI, selection, 500, reference="medfuse-long")
     swapped = cell(other, "dipro-long", Task.LENGTH_OF_STAY, "kappa")
     assert swapped["difference"] == pytest.approx(-own["difference"])
     assert swapped["p"] == own["p"]
     with pytest.raises(UserError, match="did you mean 'medfuse-long'"):
-        build(TABLE2, selection, reference="medfuse-lnog")
+        build(MINI, selection, reference="medfuse-lnog")
 
 
 def test_one_class_in_the_test_set_is_undefined_not_a_crash(tmp_path):
     selection = mini_selection(tmp_path)
-    for wanted in requests(TABLE2, Preset.DEMO, SEEDS):
+    for wanted in requests(MINI, Preset.DEMO, SEEDS):
         labels = mini_labels(wanted.task)
         write_run(selection, wanted, np.zeros_like(labels) if wanted.task == "mortality" else None)
-    built = build(TABLE2, selection, n_resamples=200)
+    built = build(MINI, selection, n_resamples=200)
     found = cell(built, "dipro-long", Task.MORTALITY, "auroc")
     assert found["state"] == "undefined"
     assert found["note"] == "undefined: the test samples are 90 of class 0"
@@ -131,20 +130,20 @@ def test_too_many_undefined_resamples_give_no_p(tmp_path):
     selection = mini_selection(tmp_path)
     labels = np.zeros(90, dtype=int)
     labels[0] = 1  # in about a third of the resamples its subject is not drawn
-    for wanted in requests(TABLE2, Preset.DEMO, SEEDS):
+    for wanted in requests(MINI, Preset.DEMO, SEEDS):
         write_run(selection, wanted, labels if wanted.task == "mortality" else None)
-    found = cell(build(TABLE2, selection, 500), "medfuse-long", Task.MORTALITY, "auroc")
+    found = cell(build(MINI, selection, 500), "medfuse-long", Task.MORTALITY, "auroc")
     assert np.isfinite([found["mean"], found["difference"], found["ci_low"]]).all()
     assert np.isnan(found["p"])
     assert found["note"].startswith("no p: undefined in ")
 
 
 def test_order_of_stored_predictions_moves_nothing(selection):
-    before = build(TABLE2, selection, n_resamples=300).frame
+    before = build(MINI, selection, n_resamples=300).frame
     wanted = table2_request(selection, "dipro-long", Task.MORTALITY, 23)
     path = files_of(selection, wanted).predictions
     pd.read_parquet(path).sample(frac=1, random_state=1).to_parquet(path, index=False)
-    pd.testing.assert_frame_equal(build(TABLE2, selection, n_resamples=300).frame, before)
+    pd.testing.assert_frame_equal(build(MINI, selection, n_resamples=300).frame, before)
 
 
 def test_other_test_samples_are_refused(selection):
@@ -153,7 +152,7 @@ def test_other_test_samples_are_refused(selection):
     ).predictions
     pd.read_parquet(path).iloc[:-1].to_parquet(path, index=False)
     with pytest.raises(UserError, match="other test samples"):
-        build(TABLE2, selection)
+        build(MINI, selection)
 
 
 def test_predictions_that_are_not_finite_count_as_failed(selection):
@@ -163,7 +162,7 @@ def test_predictions_that_are_not_finite_count_as_failed(selection):
     predictions = pd.read_parquet(path)
     predictions.loc[40, "logit_0"] = np.nan
     predictions.to_parquet(path, index=False)
-    built = build(TABLE2, selection, n_resamples=200)
+    built = build(MINI, selection, n_resamples=200)
     found = cell(built, "medfuse-last", Task.MORTALITY, "auroc")
     assert found["n_seeds"] == 2
     assert "not finite" in found["note"]
@@ -174,7 +173,7 @@ def test_stale_and_mixed_machines_are_said(selection):
     wanted = table2_request(selection, "dipro-long", Task.MORTALITY, 23)
     files_of(selection, wanted).predictions.parent.rename(selection.store.root / "old")
     write_run(selection, wanted, fingerprint="older", device="cuda, H200", threads=2, commit=None)
-    text = notes(build(TABLE2, selection, n_resamples=200))
+    text = notes(build(MINI, selection, n_resamples=200))
     assert "STALE: 1 of these runs" in text
     assert "--rerun stale" in text
     assert "Mixed devices: cpu, x86_64 (23 runs), cuda, H200 (1 runs)" in text
@@ -183,14 +182,14 @@ def test_stale_and_mixed_machines_are_said(selection):
 
 
 def test_one_seed_has_no_sd(selection):
-    built = build(TABLE2, dataclasses.replace(selection, seeds=(23,)), n_resamples=200)
+    built = build(MINI, dataclasses.replace(selection, seeds=(23,)), n_resamples=200)
     found = cell(built, "dipro-long", Task.MORTALITY, "auroc")
     assert found["state"] == "complete"
     assert np.isnan(found["sd"])
 
 
 def test_the_footer_names_what_p_can_reach(selection):
-    text = notes(build(TABLE2, selection, n_resamples=199))
+    text = notes(build(MINI, selection, n_resamples=199))
     assert "B = 199" in text
     assert "smallest adjusted p attainable 0.03 (at most * can be reached)" in text
 
@@ -199,4 +198,4 @@ def test_the_preset_decides_the_resamples(tmp_path):
     for preset, expected in ((Preset.DEMO, 2_000), (Preset.MEDIUM, 10_000)):
         selection = mini_selection(tmp_path / preset, preset=preset)
         write_run(selection, table2_request(selection, "dipro-long", Task.MORTALITY, 23))
-        assert build(TABLE2, selection).n_resamples == expected
+        assert build(MINI, selection).n_resamples == expected

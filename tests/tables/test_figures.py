@@ -13,6 +13,7 @@ from bench.data.vocabulary import DISEASES, REGIONS, Task
 from bench.errors import UserError
 from tables import figures
 from tables.attention import by_region
+from tables.definitions import TABLES
 from tables.figure2 import figure2a, figure2b
 from tests.tables.mini_store import files_of, fill, mini_selection, table2_request
 
@@ -93,7 +94,7 @@ def test_a_run_without_the_map_is_refused(selection):
 
 def test_radar_has_a_polygon_per_disease(tmp_path):
     selection = mini_selection(tmp_path)
-    fill(selection, "table13")
+    fill(selection, TABLES["table13"])
     contents = figure2a(selection, "dynamic")
     assert contents == figure2a(selection, "dynamic")
     assert contents["figure2a.png"].startswith(b"\x89PNG")

@@ -4,16 +4,15 @@ import pandas as pd
 import pytest
 
 from tables.build import build
-from tables.definitions import TABLES
 from tables.formats import ansi, as_latex, as_markdown, as_text, files, latex, markdown, plain
 from tables.grid import Cell
-from tests.tables.mini_store import fill, mini_selection
+from tests.tables.mini_store import MINI, fill, mini_selection
 
 
 def built(root, simulated):
     selection = mini_selection(root, simulated)
     fill(selection)
-    return build(TABLES["table2"], selection, n_resamples=200)
+    return build(MINI, selection, n_resamples=200)
 
 
 def test_a_cell_in_every_format():
@@ -48,7 +47,7 @@ def test_csv_files_can_be_read_back(tmp_path):
     long = pd.read_csv(tmp_path / "table2.csv")
     wide = pd.read_csv(tmp_path / "table2_wide.csv")
     assert len(long) == 4 * 4
-    assert list(wide["row"]) == [row.name for row in TABLES["table2"].rows]
+    assert list(wide["row"]) == [row.name for row in MINI.rows]
     value = long.query("row == 'dipro-long' and metric == 'kappa'")["mean"].item()
     assert wide.set_index("row").loc["dipro-long", "length_of_stay kappa mean"] == value
 
