@@ -7,10 +7,19 @@ over, not resampled).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import (
+    binomtest,
+    friedmanchisquare,
+    norm,
+    rankdata,
+    studentized_range,
+    ttest_rel,
+)
 
 from bench.metrics import Scorer
 
@@ -127,6 +136,121 @@ def permutation_p(
     permuted = np.abs(_in_blocks(difference, swaps))
     # Equal up to rounding counts as equal: a permutation that swaps nothing must.
     return float((1 + (permuted >= observed - 1e-12).sum()) / (n_permutations + 1))
+
+
+def nested_differences(
+    first: np.ndarray, second: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """Differences [B] of two methods' means when seeds are resampled as well as subjects.
+
+    Args:
+        first, second: [R, B]; a metric in the same resamples of the subjects, one row a seed
+        generator: draws R seeds out of R for each resample and method separately
+    """
+    drawn = [
+        np.take_along_axis(values, generator.integers(0, len(values), values.shape), axis=0)
+        for values in (first, second)
+    ]
+    return drawn[0].mean(axis=0) - drawn[1].mean(axis=0)
+
+
+@dataclass(frozen=True)
+class DeLong:
+    """DeLong's test of two correlated AUROCs: both, their difference's z, se and two-sided p."""
+
+    first: float
+    second: float
+    z: float
+    standard_error: float
+    p: float
+
+
+def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> DeLong:
+    """Compare the AUROCs of two scores of the same samples, which must be independent.
+
+    DeLong, DeLong and Clarke-Pearson 1988, by midranks (Sun and Xu 2014). Two scores that rank
+    alike have z = 0 and p = 1.
+
+    Args:
+        labels: [n]; 1 for positives
+        first, second: [n]; any scale
+
+    Raises:
+        ValueError: a class has fewer than two samples.
+    """
+    positive = np.asarray(labels) == 1
+    n_positive, n_negative = int(positive.sum()), int((~positive).sum())
+    if min(n_positive, n_negative) < 2:
+        raise ValueError("DeLong's test needs two samples of each class or more")
+    areas, of_positives, of_negatives = [], [], []
+    for score in (np.asarray(first), np.asarray(second)):
+        overall = rankdata(score)
+        within = np.empty(len(score))
+        within[positive], within[~positive] = (
+            rankdata(score[positive]),
+            rankdata(score[~positive]),
+        )
+        beaten = (overall - within)[positive] / n_negative
+        unbeaten = 1 - (overall - within)[~positive] / n_positive
+        areas.append(beaten.mean())
+        of_positives.append(beaten)
+        of_negatives.append(unbeaten)
+    covariance = np.cov(of_positives) / n_positive + np.cov(of_negatives) / n_negative
+    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+    difference = areas[0] - areas[1]
+    # Rounding may leave a tiny variance where the two rank alike.
+    error = math.sqrt(max(variance, 0.0))
+    z = difference / error if abs(difference) > 1e-15 and error > 1e-12 else 0.0
+    return DeLong(float(areas[0]), float(areas[1]), float(z), error, float(2 * norm.sf(abs(z))))
+
+
+def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
+    """Exact McNemar test: two-sided p of two methods' correct answers, bool [n], independent n."""
+    only_first = int((first & ~second).sum())
+    only_second = int((second & ~first).sum())
+    if only_first + only_second == 0:
+        return 1.0
+    return float(binomtest(only_first, only_first + only_second).pvalue)
+
+
+def seeds_t(first: np.ndarray, second: np.ndarray) -> float:
+    """Paired t test over seeds, [R] each; NaN for fewer than two seeds or no spread.
+
+    It takes the test set as given, and few seeds say little: never a reason for a star.
+    """
+    if len(first) < 2 or np.ptp(first - second) == 0:
+        return float("nan")
+    return float(ttest_rel(first, second).pvalue)
+
+
+MIN_BLOCKS = 5
+"""Independent cohorts x tasks from which methods are ranked with a test."""
+
+
+def friedman(values: np.ndarray) -> tuple[np.ndarray, float]:
+    """Mean ranks [k] of k methods (1 is best) and the p that they are all alike.
+
+    Args:
+        values: [N, k]; a metric, higher is better, on N independent blocks
+
+    Raises:
+        ValueError: fewer than 5 blocks, or fewer than 3 methods.
+    """
+    n_blocks, n_methods = values.shape
+    if n_blocks < MIN_BLOCKS:
+        raise ValueError(f"{n_blocks} blocks: ranks are tested from {MIN_BLOCKS} independent ones")
+    if n_methods < 3:
+        raise ValueError("two methods are compared by a paired test, not by their ranks")
+    ranks = rankdata(-values, axis=1)
+    if np.all(ranks == ranks[:, :1]):
+        return ranks.mean(axis=0), 1.0
+    return ranks.mean(axis=0), float(friedmanchisquare(*values.T).pvalue)
+
+
+def nemenyi_difference(n_methods: int, n_blocks: int, level: float = 0.05) -> float:
+    """Critical difference of mean ranks (Nemenyi; Demsar 2006): q sqrt(k (k + 1) / (6 N))."""
+    q = studentized_range.ppf(1 - level, n_methods, np.inf) / math.sqrt(2)
+    return float(q * math.sqrt(n_methods * (n_methods + 1) / (6 * n_blocks)))
 
 
 def holm(p: np.ndarray) -> np.ndarray:

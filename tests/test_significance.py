@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.metrics import roc_auc_score
 
 from bench import significance as sig
@@ -160,3 +161,49 @@ def test_equally_good_methods_are_rarely_told_apart():
     rates = type_one_error.rejection_rates(150, 120, 199, seed=1, names=("auroc",))
     assert 0.01 <= rates["bootstrap"]["auroc"] <= 0.11
     assert 0.01 <= rates["permutation"]["auroc"] <= 0.11
+
+
+class TestClassical:
+    def test_nested_differences_are_wider_when_seeds_differ(self) -> None:
+        rng = np.random.default_rng(0)
+        subjects = rng.normal(scale=0.01, size=2000)
+        seeds = np.array([[-0.1], [0.0], [0.1]])
+        first, second = seeds + subjects, np.zeros((3, 2000)) + subjects
+        nested = sig.nested_differences(first, second, rng)
+        assert nested.shape == (2000,)
+        assert (first.mean(axis=0) - second.mean(axis=0)).std() < 1e-9
+        # Three draws from -0.1, 0, 0.1: variance of their mean is (0.02 / 3) / 3.
+        assert nested.std() == pytest.approx((0.02 / 9) ** 0.5, rel=0.1)
+
+    def test_seeds_t_is_the_paired_t_test(self) -> None:
+        first, second = np.array([0.71, 0.73, 0.74]), np.array([0.70, 0.70, 0.72])
+        difference = first - second
+        t = difference.mean() / (difference.std(ddof=1) / 3**0.5)
+        assert sig.seeds_t(first, second) == pytest.approx(2 * stats.t.sf(t, 2))
+        assert np.isnan(sig.seeds_t(first, first))
+        assert np.isnan(sig.seeds_t(first[:1], second[:1]))
+
+    def test_friedman_ranks_and_refuses_few_blocks(self) -> None:
+        values = np.random.default_rng(1).normal(size=(8, 4)) + np.arange(4)
+        ranks, p = sig.friedman(values)
+        assert ranks.argmin() == 3 and ranks.sum() == pytest.approx(10)
+        assert p == pytest.approx(stats.friedmanchisquare(*values.T).pvalue)
+        assert sig.friedman(np.ones((6, 3)))[1] == 1
+        with pytest.raises(ValueError, match="4 blocks"):
+            sig.friedman(values[:4])
+        with pytest.raises(ValueError, match="two methods"):
+            sig.friedman(values[:, :2])
+
+    def test_nemenyi_of_the_published_table(self) -> None:
+        """Demsar 2006, table 5: q of 2.343, 2.569 and 3.164 for 3, 4 and 10 classifiers at .05."""
+        for k, q in ((3, 2.343), (4, 2.569), (10, 3.164)):
+            expected = q * (k * (k + 1) / (6 * 14)) ** 0.5
+            assert sig.nemenyi_difference(k, 14) == pytest.approx(expected, abs=2e-3)
+
+    def test_delong_needs_both_classes(self) -> None:
+        with pytest.raises(ValueError, match="two samples of each class"):
+            sig.delong(np.array([1, 0, 0]), np.arange(3), np.arange(3))
+
+    def test_mcnemar_without_disagreement(self) -> None:
+        right = np.array([True, False, True])
+        assert sig.mcnemar(right, right) == 1

@@ -439,9 +439,10 @@ def cell_losses(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def rank_loss(alpha: Tensor, loss: Tensor, counted: Tensor) -> Tensor:
-    """A branch that predicts better should get more weight; only the weights are taught.
+    """A branch that predicts better should get more weight.
 
-    A pair of branches adds what its weights lack, divided by the number of cells that lack.
+    A pair of branches adds what its weights lack, divided by the number of cells that lack. Losses
+    are compared only, so no gradient reaches the branches' own classifiers.
 
     Args:
         alpha: float [B, n_outputs, 3]; weights, order of `BRANCHES`
@@ -450,7 +451,6 @@ def rank_loss(alpha: Tensor, loss: Tensor, counted: Tensor) -> Tensor:
     """
     ehr, shared, cxr = range(len(BRANCHES))
     first, second = [cxr, shared, shared], [ehr, ehr, cxr]
-    loss = loss.detach()
     # A tie counts as the second being better, as in the released code.
     better = torch.where(loss[..., first] < loss[..., second], 1.0, -1.0)
     lacks = F.relu(-better * (alpha[..., first] - alpha[..., second])) * counted[..., None]

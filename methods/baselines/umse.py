@@ -34,8 +34,14 @@ from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import ICU_HORIZON_HOURS, Cxr, Task
 from bench.errors import UserError, nearest
 from methods.base import Method
-from methods.baselines.ehr_transformer import mean_of_valid
-from methods.encoders import Encoder, ImageEncoder, encode_valid, scatter_valid, shrink
+from methods.encoders import (
+    Encoder,
+    ImageEncoder,
+    encode_valid,
+    mean_of_valid,
+    scatter_valid,
+    shrink,
+)
 
 CHOICES = {
     "film_tokens": ("patch", "pooled"),
@@ -105,7 +111,7 @@ SMALLER: dict[Preset, dict[str, Any]] = {
         "n_heads": 2,
         "n_layers": 3,
         "max_observations": 256,
-        "max_film_size": 96,
+        "max_film_size": 64,
     },
     Preset.MEDIUM: {
         "backbone": "small",
@@ -240,10 +246,7 @@ class UnifiedEmbedding(nn.Module):
     def of_films(self, batch: Batch, end: Tensor) -> TokenSet:
         """The tokens of every film; those of one film share its time."""
         if not batch.film_valid.any():
-            nothing = batch.film_valid[:, :0]
-            return TokenSet(
-                torch.zeros(*nothing.shape, self.films.width, device=end.device), nothing
-            )
+            return TokenSet(end.new_zeros(len(end), 0, self.films.width), batch.film_valid[:, :0])
         places = encode_valid(self.films, batch.films, batch.film_valid)  # [B, T, places, d]
         time = self._time(batch.film_hours - end)
         tokens = places + (time + self.types.weight[-1])[:, :, None]
