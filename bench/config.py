@@ -11,7 +11,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from bench.contract import MethodConfig, Preset
 from bench.data.batch import Inputs
@@ -127,8 +127,12 @@ class Request:
 class Weights:
     """Trained weights that a run starts from: a file, and whose state dict is in it.
 
-    kind: 'own' for a file that this project wrote, or a kind that the method knows
+    kind: 'own' for a file that this project wrote, or 'official' for one that a method's authors
+        published
     """
+
+    OWN: ClassVar[str] = "own"
+    PUBLISHED: ClassVar[str] = "official"
 
     kind: str
     file: Path
@@ -141,7 +145,7 @@ class Weights:
             UserError: there is no such file.
         """
         kind, colon, name = text.partition(":")
-        weights = cls(kind, Path(name)) if colon else cls("own", Path(text))
+        weights = cls(kind, Path(name)) if colon else cls(cls.OWN, Path(text))
         if not weights.file.is_file():
             raise UserError(f"--weights {text}: there is no file {weights.file}")
         return weights
@@ -191,7 +195,9 @@ def resolve(request: Request) -> RunConfig:
     reason = method.decline(request.task, request.cxr, request.ehr) or _misfit(request)
     if reason:
         raise UserError(f"{request.label} on {request.task}: {reason}")
-    model = method.configure(request.preset, request.task)
+    is_published = request.weights.startswith(f"{Weights.PUBLISHED}:")
+    # Published weights have the paper's sizes, whatever else is small.
+    model = method.configure(Preset.PAPER if is_published else request.preset, request.task)
     for name in request.ablate:
         if name not in method.ablations:
             valid = nearest(name, method.ablations) if method.ablations else "it has none"

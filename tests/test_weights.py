@@ -120,6 +120,14 @@ class TestOfficial:
         row = next(line for line in table.splitlines() if "published weights" in line)
         assert "(1 of 3)" in row
 
+    def test_decides_the_sizes_whatever_the_preset(
+        self, checkpoint: Path, cohort: Cohort, tmp_path: Path
+    ):
+        assert run.main(self.arguments(checkpoint, cohort, tmp_path)) == 0
+        record = only_run(tmp_path).read_record()
+        assert record["n_parameters"] > 29e6 and record["preset"] == "demo"
+
     def test_of_another_size_is_refused(self, checkpoint: Path, cohort: Cohort, tmp_path: Path):
-        with pytest.raises(UserError, match="--preset paper"):
-            run.main(self.arguments(checkpoint, cohort, tmp_path))
+        narrow = ["--set", "model.d_model=64"]
+        with pytest.raises(UserError, match="without --ablate, --no-ehr and changed sizes"):
+            run.main([*self.arguments(checkpoint, cohort, tmp_path), *narrow])

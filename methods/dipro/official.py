@@ -180,7 +180,7 @@ def load_into(model: DiPro, state_dict: Mapping[str, Tensor]) -> tuple[str, ...]
     if own != {name: value.shape for name, value in weights.items()}:
         raise UserError(
             "official weights fit the paper's DiPro with films and EHR only: "
-            "use --preset paper, without --ablate, --no-ehr and changed sizes"
+            "without --ablate, --no-ehr and changed sizes"
         )
     model.load_state_dict(weights)
     return (*official.ignored, PADDING, *UNUSED)

@@ -227,7 +227,7 @@ class TestOurPath:
         small_one = DiPro(
             DiPro.configure(Preset.DEMO, Task.MORTALITY), TaskSpec(Task.MORTALITY, Cxr.LONG)
         )
-        with pytest.raises(UserError, match="--preset paper"):
+        with pytest.raises(UserError, match="changed sizes"):
             official.load_into(small_one, made_up_state(Task.MORTALITY))
 
 
