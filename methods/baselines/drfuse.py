@@ -109,9 +109,9 @@ class DrFuseConfig(MethodConfig):
         }
 
 
-SMALL: dict[str, Any] = {"backbone": "small", "weights": "none"}
+SMALL: dict[str, Any] = {"backbone": "small", "weights": "none", "max_film_size": 96}
 SMALLER: dict[Preset, dict[str, Any]] = {
-    Preset.DEMO: SMALL | {"hidden": 64, "feed_forward": 256},
+    Preset.DEMO: SMALL | {"hidden": 64, "feed_forward": 128},
     Preset.MEDIUM: SMALL | {"hidden": 128, "feed_forward": 512},
     Preset.PAPER: {},
 }
@@ -340,7 +340,7 @@ class DrFuse(Method[DrFuseConfig]):
         """The tokens H = [d_ehr, s, d_cxr], float [B, 3, h], and which are present, bool [B, 3].
 
         Films are pooled with the EHR one by one, then joined; a film slot without one is zero.
-        Without films s is that of the EHR, and zero for a sample that has no EHR either.
+        Without films s is that of the EHR, a constant if there is none either.
         """
         f = features
         has_ehr, has_film, valid = f.has_ehr[:, None], f.has_film[:, None], f.film_valid[..., None]
@@ -348,7 +348,7 @@ class DrFuse(Method[DrFuseConfig]):
         s, d_cxr = (torch.where(valid, x, 0).flatten(1) for x in (pooled, f.d_cxr))
         if self.n_slots > 1:
             s, d_cxr = self.join_shared(s), self.join_distinct(d_cxr)
-        s = torch.where(has_film, s, torch.where(has_ehr, f.s_ehr, 0))
+        s = torch.where(has_film, s, f.s_ehr)
         tokens = torch.stack([f.d_ehr, s, d_cxr], dim=1)
         return tokens, torch.cat([has_ehr, torch.ones_like(has_ehr), has_film], dim=1)
 
