@@ -73,3 +73,12 @@ class Method(nn.Module, Generic[ConfigT]):
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits, own loss terms and, on request, attention maps for a batch."""
         raise NotImplementedError
+
+
+def needs_two_films(title: str, cxr: Cxr) -> str | None:
+    """Why a method that compares films declines a film setting, if it does."""
+    if cxr is Cxr.NONE:
+        return f"{title} compares films: without them use --method ehr_transformer"
+    if cxr is Cxr.LAST:
+        return f"{title} needs two films: use --cxr long"
+    return None

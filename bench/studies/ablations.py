@@ -17,8 +17,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench import arguments
-from bench.backends import default_jobs, run_all
 from bench.config import Request
 from bench.contract import Preset
 from bench.data.cohort import Cohort
@@ -26,8 +24,9 @@ from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Cxr, Progression, Tas
 from bench.demo import open_cohort
 from bench.errors import Parser, UserError, run_command
 from bench.metrics import stored_arrays
-from bench.plan import PlannedRun, make_plan
+from bench.plan import PlannedRun
 from bench.store import Store
+from bench.studies.grid import done, study_parser, work_off
 from bench.studies.scores import METRIC, Scores, exchanged_logits, scores_of, with_logits
 
 SEEDS = (23, 29, 66, 1, 2)
@@ -72,14 +71,7 @@ ARMS = {
 
 def parser() -> Parser:
     """The command's arguments."""
-    p = Parser(prog="python -m bench.studies.ablations", description=__doc__)
-    p.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS), metavar="N")
-    p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
-    p.add_argument("--no-training", action="store_true", help="use the runs that are there")
-    arguments.add_place(p)
-    arguments.add_machine(p)
-    p.set_defaults(preset=Preset.MEDIUM)
-    return p
+    return study_parser("ablations", __doc__, SEEDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,32 +85,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         for task, arms in ARMS.items()
         for arm in arms
     ]
-    plan = make_plan("ablations", requests, cohort, store)
-    if not arg.no_training:
-        jobs = arg.jobs or default_jobs(arg.device)
-        print(plan.summary(plan.to_do(), store, jobs), flush=True)
-        for outcome in run_all(
-            plan.to_do(), cohort.path, device=arg.device, threads=arg.threads, jobs=jobs
-        ):
-            print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
+    work_off("ablations", requests, arg, cohort, store)
     print(f"\nSIMULATED: {cohort.title} ({cohort.content_hash}); preset {arg.preset}\n")
     for task, arms in ARMS.items():
-        runs = {arm: _done(arm, task, arg.seeds, arg.preset, cohort, store) for arm in arms}
+        runs = {
+            arm: done([arm.request(task, seed, arg.preset) for seed in arg.seeds], cohort, store)
+            for arm in arms
+        }
         if not runs[FULL]:
             raise UserError(f"no finished run of full DiPro on {task}: leave --no-training out")
         rows = [_row(task, arm, runs, cohort) for arm in arms if runs[arm]]
         print(f"{task}, {METRIC[task]}\n")
         print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f") + "\n")
     return 0
-
-
-def _done(
-    arm: Arm, task: Task, seeds: Sequence[int], preset: Preset, cohort: Cohort, store: Store
-) -> dict[int, PlannedRun]:
-    """An arm's finished runs by seed."""
-    requests = [arm.request(task, seed, preset) for seed in seeds]
-    runs = make_plan("arm", requests, cohort, store).runs
-    return {run.config.request.seed: run for run in runs if run.files.record.exists()}
 
 
 def _row(

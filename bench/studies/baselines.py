@@ -15,30 +15,22 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bench import arguments
-from bench.backends import default_jobs, run_all
 from bench.config import PAPER_SEEDS, Request, default_cxr
-from bench.contract import Preset
 from bench.data.vocabulary import Task
 from bench.demo import open_cohort
 from bench.errors import Parser, run_command
-from bench.plan import PlannedRun, make_plan
+from bench.plan import PlannedRun
 from bench.registry import METHODS
 from bench.search import Setting, chosen, tuned
 from bench.store import Store
+from bench.studies.grid import done, study_parser, work_off
 from bench.studies.scores import CHANCE, METRIC, scores_of
 
 
 def parser() -> Parser:
     """The command's arguments."""
-    p = Parser(prog="python -m bench.studies.baselines", description=__doc__)
+    p = study_parser("baselines", __doc__, PAPER_SEEDS)
     p.add_argument("--method", nargs="+", default=list(METHODS), metavar="NAME")
-    p.add_argument("--seeds", type=int, nargs="+", default=list(PAPER_SEEDS), metavar="N")
-    p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
-    p.add_argument("--no-training", action="store_true", help="use the runs that are there")
-    arguments.add_place(p)
-    arguments.add_machine(p)
-    p.set_defaults(preset=Preset.MEDIUM)
     return p
 
 
@@ -53,20 +45,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             cxr = default_cxr(method, task)
             requests = [Request(method, task, cxr, s, preset=arg.preset) for s in arg.seeds]
             cells[task, method] = [tuned(request, of_setting) for request in requests]
-    plan = make_plan("baselines", [r for cell in cells.values() for r in cell], cohort, store)
-    if not arg.no_training:
-        jobs = arg.jobs or default_jobs(arg.device)
-        print(plan.summary(plan.to_do(), store, jobs), flush=True)
-        for outcome in run_all(
-            plan.to_do(), cohort.path, device=arg.device, threads=arg.threads, jobs=jobs
-        ):
-            print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
+    work_off("baselines", [r for cell in cells.values() for r in cell], arg, cohort, store)
     rows = []
     for (task, method), requests in cells.items():
-        runs = make_plan("cell", requests, cohort, store).runs
-        done = [run for run in runs if run.files.record.exists()]
+        runs = list(done(requests, cohort, store).values())
         searched = Setting.of(requests[0]) in of_setting
-        rows += [_row(task, method, done, searched)] if done else []
+        rows += [_row(task, method, runs, searched)] if runs else []
     print(f"\nSIMULATED: {cohort.title} ({cohort.content_hash}); preset {arg.preset}\n")
     print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f"))
     return 0

@@ -18,8 +18,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from bench import arguments
-from bench.backends import default_jobs, run_all
 from bench.config import PAPER_SEEDS, Request
 from bench.contract import Preset
 from bench.data.cohort import Cohort
@@ -27,9 +25,10 @@ from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Cxr, Task
 from bench.demo import open_cohort, raw_folder
 from bench.errors import Parser, run_command
 from bench.metrics import evaluate, stored_arrays
-from bench.plan import PlannedRun, make_plan
+from bench.plan import PlannedRun
 from bench.simulating.oracle import oracle_logits
 from bench.store import Store
+from bench.studies.grid import done, study_parser, work_off
 from bench.studies.scores import CHANCE, METRIC, exchanged_logits, scores_of, with_logits
 
 FIGURES = Path(__file__).parent / "figures"
@@ -60,13 +59,7 @@ ARMS = (
 
 def parser() -> Parser:
     """The command's arguments."""
-    p = Parser(prog="python -m bench.studies.planted_truth", description=__doc__)
-    p.add_argument("--seeds", type=int, nargs="+", default=list(PAPER_SEEDS), metavar="N")
-    p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
-    arguments.add_place(p)
-    arguments.add_machine(p)
-    p.set_defaults(preset=Preset.MEDIUM)
-    return p
+    return study_parser("planted_truth", __doc__, PAPER_SEEDS)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -79,17 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         for task in Task
         for arm in ARMS
     }
-    requests = [request for cell in grid.values() for request in cell]
-    plan = make_plan("planted truth", requests, cohort, store)
-    jobs = arg.jobs or default_jobs(arg.device)
-    print(plan.summary(plan.to_do(), store, jobs), flush=True)
-    outcomes = run_all(plan.to_do(), cohort.path, device=arg.device, threads=arg.threads, jobs=jobs)
-    for outcome in outcomes:
-        print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
-    runs = {
-        cell: list(make_plan("cell", requests, cohort, store).runs)
-        for cell, requests in grid.items()
-    }
+    work_off("planted truth", [r for cell in grid.values() for r in cell], arg, cohort, store)
+    runs = {cell: list(done(requests, cohort, store).values()) for cell, requests in grid.items()}
     table = pd.DataFrame(_rows(runs, cohort))
     print(f"\nSIMULATED: {cohort.title}; preset {arg.preset}; seeds {arg.seeds}\n")
     print(table.to_markdown(index=False, floatfmt=".3f"))

@@ -29,7 +29,7 @@ from bench.contract import Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError, nearest
-from methods.base import Method
+from methods.base import Method, needs_two_films
 from methods.encoders import mean_of_valid, scatter_valid, shrink
 from methods.fusion import EhrFusion
 from methods.pyramid import PyramidConfig, PyramidEncoder, initialise
@@ -215,11 +215,7 @@ class CheXRelFormer(Method[CheXRelFormerConfig]):
     @classmethod
     def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
         """It compares films."""
-        if cxr is Cxr.NONE:
-            return "CheXRelFormer compares films: without them use --method ehr_transformer"
-        if cxr is Cxr.LAST:
-            return "CheXRelFormer needs two films: use --cxr long"
-        return None
+        return needs_two_films(cls.title, cxr)
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits; there are no further loss terms and no maps."""

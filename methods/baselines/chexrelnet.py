@@ -34,7 +34,7 @@ from bench.contract import MethodConfig, Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
-from methods.base import Method
+from methods.base import Method, needs_two_films
 from methods.encoders import Encoder, ImageEncoder, encode_valid, mean_of_valid, scatter_valid
 from methods.fusion import EhrFusion
 
@@ -251,11 +251,7 @@ class CheXRelNet(Method[CheXRelNetConfig]):
     @classmethod
     def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
         """It compares films."""
-        if cxr is Cxr.NONE:
-            return "CheXRelNet compares films: without them use --method ehr_transformer"
-        if cxr is Cxr.LAST:
-            return "CheXRelNet needs two films: use --cxr long"
-        return None
+        return needs_two_films(cls.title, cxr)
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits; there are no further loss terms and no maps."""

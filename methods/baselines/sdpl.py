@@ -34,7 +34,7 @@ from bench.contract import Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, Cxr, Task
 from bench.errors import UserError
-from methods.base import Method
+from methods.base import Method, needs_two_films
 from methods.encoders import mean_of_valid, scatter_valid, shrink
 from methods.fusion import EhrFusion
 from methods.pyramid import (
@@ -235,11 +235,7 @@ class Sdpl(Method[SdplConfig]):
     @classmethod
     def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
         """It compares films."""
-        if cxr is Cxr.NONE:
-            return "SDPL compares films: without them use --method ehr_transformer"
-        if cxr is Cxr.LAST:
-            return "SDPL needs two films: use --cxr long"
-        return None
+        return needs_two_films(cls.title, cxr)
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits and, with targets, the loss of the films' findings; there are no region maps."""
