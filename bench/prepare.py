@@ -3,6 +3,7 @@
 python -m bench.prepare mimic --mimic-iv DIR --mimic-cxr DIR --imagenome DIR --out data/mimic
 python -m bench.prepare simulated --raw data/raw/small --out data/small
 python -m bench.prepare films 00000013_004.jpg 00000013_018.jpg --out data/films
+python -m bench.prepare check data/small
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from bench.arguments import choice, positive
 from bench.contract import Preset
 from bench.data.cohort import Cohort
 from bench.errors import Parser, UserError, nearest, run_command
+from bench.preparing.data_report import add_arguments, run_check
 from bench.preparing.images import Sizes
 from bench.preparing.loose_films import prepare_loose_films
 from bench.preparing.mimic import Options, prepare_mimic
@@ -37,7 +39,9 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
     """The command's arguments, and its subcommands by name."""
     p = Parser(prog="python -m bench.prepare", description=__doc__)
     p.formatter_class = argparse.RawDescriptionHelpFormatter
-    commands = p.add_subparsers(dest="command", required=True, metavar="mimic|simulated|films")
+    commands = p.add_subparsers(
+        dest="command", required=True, metavar="mimic|simulated|films|check"
+    )
 
     mimic = commands.add_parser("mimic", help="raw folders as downloaded")
     mimic.add_argument("--mimic-iv", type=Path, required=True, metavar="DIR", help="hosp/, icu/")
@@ -82,6 +86,8 @@ def parser() -> tuple[Parser, dict[str, Parser]]:
         command.add_argument(
             "--jobs", type=positive, default=joblib.cpu_count(), metavar="N", help="cores to use"
         )
+    check = commands.add_parser("check", help="look at a prepared cohort before training")
+    add_arguments(check)
     return p, dict(commands.choices)
 
 
@@ -91,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arg, unknown = p.parse_known_args(argv)
     if unknown:
         commands[arg.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    if arg.command == "check":
+        return run_check(arg)
     check_out(arg.out, arg.force)
     cohort = PREPARE[arg.command](arg)
     sizes = ", ".join(f"{count} {name}" for name, count in cohort.manifest["counts"].items())
