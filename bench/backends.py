@@ -1,20 +1,31 @@
-"""Where runs are executed: worker processes of this machine, through joblib."""
+"""Where runs are executed: worker processes of this machine, through joblib's loky."""
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblib
+from joblib.externals.loky import ProcessPoolExecutor
 
+from bench import stopping
 from bench.config import RunConfig
 from bench.data.cohort import Cohort
 from bench.environment import choose_device
 from bench.plan import PlannedRun
 from bench.runner import execute
 from bench.store import RunBusyError, RunFiles
+
+WATCH_SECONDS = 1.0
+"""How often a worker looks whether the command that started it still lives."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +45,102 @@ def default_jobs(device: str) -> int:
 def run_all(
     runs: Sequence[PlannedRun], cohort: Path, *, device: str, threads: int, jobs: int
 ) -> Iterator[Outcome]:
-    """Execute runs, yielding outcomes as they come; a failing run stops no other."""
-    tasks = (
-        joblib.delayed(_run_one)(run.config, run.files.folder, cohort, device, threads)
-        for run in runs
-    )
-    yield from joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")(tasks)
+    """Execute runs, yielding outcomes as they come; a failing run or worker stops no other.
+
+    Raises:
+        StoppedError: SIGTERM came; every run finished its step and can be resumed.
+    """
+    place = (cohort, device, threads)
+    with stopping.listening(_terminate_workers):
+        outcomes = _here(runs, place) if jobs == 1 else _in_workers(runs, place, jobs)
+        for outcome in outcomes:
+            # What did not get done because of the signal has not failed.
+            if not (stopping.asked() and outcome.error):
+                yield outcome
+        if stopping.asked():
+            print(stopping.StoppedError(), file=sys.stderr)
+        stopping.leave_if_asked()
+
+
+Place = tuple[Path, str, int]
+"""Cohort, device and threads, the same for all runs."""
+
+
+def _here(runs: Sequence[PlannedRun], place: Place) -> Iterator[Outcome]:
+    """One run after the other in this process."""
+    for run in runs:
+        if stopping.asked():
+            return
+        yield _run_one(run.config, run.files.folder, *place)
+
+
+def _in_workers(runs: Sequence[PlannedRun], place: Place, jobs: int) -> Iterator[Outcome]:
+    """Each worker has a pool of its own, so that its death is the end of one run only."""
+    waiting = list(reversed(runs))
+    idle = [_worker() for _ in range(min(jobs, len(runs)))]
+    busy: dict[Future[Outcome], tuple[PlannedRun, ProcessPoolExecutor]] = {}
+    try:
+        while busy or (waiting and not stopping.asked()):
+            while waiting and idle and not stopping.asked():
+                run, worker = waiting.pop(), idle.pop()
+                future, worker = _submit(run, place, worker)
+                busy[future] = run, worker
+            for future in wait(busy, return_when=FIRST_COMPLETED).done:
+                run, worker = busy.pop(future)
+                outcome = _outcome(run, future)
+                idle.append(worker if outcome else _worker())
+                yield outcome or Outcome(
+                    run.run_id, "its worker process died: killed, or out of memory?"
+                )
+    finally:
+        for worker in [*idle, *(worker for _, worker in busy.values())]:
+            worker.shutdown(wait=False, kill_workers=True)
+
+
+def _submit(
+    run: PlannedRun, place: Place, worker: ProcessPoolExecutor
+) -> tuple[Future[Outcome], ProcessPoolExecutor]:
+    """Hand a run to a worker, or to a new one if it died while it had nothing to do."""
+    task = (_run_one, run.config, run.files.folder, *place)
+    try:
+        return worker.submit(*task), worker
+    except BrokenProcessPool:
+        worker = _worker()
+        return worker.submit(*task), worker
+
+
+def _outcome(run: PlannedRun, future: Future[Outcome]) -> Outcome | None:
+    """What a worker says of its run; None if it died."""
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        return None
+    except Exception as error:
+        return Outcome(run.run_id, f"{type(error).__name__}: {error}")
+
+
+def _worker() -> ProcessPoolExecutor:
+    """A pool of one process, which starts with its first run."""
+    return ProcessPoolExecutor(max_workers=1, initializer=_stop_without, initargs=(os.getpid(),))
+
+
+def _terminate_workers() -> None:
+    """Pass SIGTERM on."""
+    for process in multiprocessing.active_children():
+        process.terminate()
+
+
+def _stop_without(parent: int) -> None:
+    """Let a worker whose parent was killed stop as on SIGTERM, so that its run can be resumed."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(WATCH_SECONDS)
+            if os.getppid() != parent:
+                # A run takes the first signal for itself; the next one ends the worker.
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _run_one(config: RunConfig, folder: Path, cohort: Path, device: str, threads: int) -> Outcome:
@@ -55,6 +156,8 @@ def _run_one(config: RunConfig, folder: Path, cohort: Path, device: str, threads
         )
     except RunBusyError:
         return Outcome(folder.name, "another process works on it", busy=True)
+    except stopping.StoppedError as stopped:
+        return Outcome(folder.name, str(stopped))
     except Exception as error:
         return Outcome(folder.name, f"{type(error).__name__}: {error}")
     return Outcome(folder.name, None)

@@ -19,6 +19,10 @@ ROOT = Path(__file__).parent.parent
 
 SHARED_SOURCES = (
     "bench/runner.py",
+    "bench/training.py",
+    "bench/checkpoints.py",
+    "bench/prediction.py",
+    "bench/memory.py",
     "bench/objective.py",
     "bench/contract.py",
     "bench/metrics.py",

@@ -97,17 +97,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         overrides=tuple(arg.set),
     )
     device = choose_device(arg.device)
+    store = Store(arg.results)
+    if not arg.dry_run:
+        store.check_writable()
     cohort = open_cohort(arg.cohort, arg.preset)
-    plan = make_plan("run", [request], cohort, Store(arg.results))
+    plan = make_plan("run", [request], cohort, store)
     (run,) = plan.runs
     print(_first_line(request, cohort, run))
     if arg.dry_run:
         print(f"status: {run.status}")
         return 0
-    if run.status in arg.rerun:
-        run.files.clear()
-    if not run.files.record.exists():
+    if run.status in arg.rerun or not run.files.record.exists():
         try:
+            if run.status in arg.rerun:
+                run.files.clear()
             execute(
                 run.config,
                 cohort,

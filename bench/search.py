@@ -97,6 +97,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arg = parser().parse_args(argv)
     settings = _settings(arg.table, arg.method, arg.preset)
     cohort, store = open_cohort(arg.cohort, arg.preset), Store(arg.results)
+    if not arg.dry_run:
+        store.check_writable()
     grid = arg.grid or default_grid(arg.preset)
     drawn = {
         setting: _requests(setting, arg.preset, grid, arg.draws, arg.seed) for setting in settings

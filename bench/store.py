@@ -103,9 +103,25 @@ class RunFiles:
         return Status.INTERRUPTED if self.checkpoint.exists() else Status.NEW
 
     def clear(self) -> None:
-        """Forget what the run has, so that it is made again from the start."""
-        for path in (self.record, self.checkpoint, self.best, self.predictions, self.attention):
-            path.unlink(missing_ok=True)
+        """Forget what the run has, so that it is made again from the start.
+
+        Raises:
+            RunBusyError: another process works on it.
+        """
+        with self.locked():
+            for path in (self.record, self.checkpoint, self.best, self.predictions, self.attention):
+                path.unlink(missing_ok=True)
+
+    def clear_remains(self) -> None:
+        """Forget an earlier failure, and files that a killed process was in the middle of."""
+        self.failure.unlink(missing_ok=True)
+        for path in self.folder.glob(".*.*"):
+            path.unlink()
+
+    def append_log(self, line: str) -> None:
+        """Add a line to what the run printed."""
+        with one_line_if_refused(self.log), self.log.open("a") as log:
+            print(line, file=log)
 
     def read_record(self) -> dict[str, Any]:
         """The record of a finished run."""
@@ -134,8 +150,10 @@ class RunFiles:
         Raises:
             RunBusyError: another process holds it.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as handle:
+        with one_line_if_refused(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = (self.folder / "lock").open("w")
+        with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -148,6 +166,19 @@ class Store:
     """A results folder."""
 
     root: Path
+
+    def check_writable(self) -> None:
+        """Look whether runs could be stored here, creating nothing.
+
+        Raises:
+            UserError: they could not.
+        """
+        root = self.root.absolute()
+        place = next(path for path in (root, *root.parents) if path.exists())
+        if not place.is_dir():
+            raise UserError(f"--results {self.root}: {place} is a file, name a folder")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise UserError(f"--results {self.root}: {place} is read-only, name another folder")
 
     def run(self, run_id: str) -> RunFiles:
         """The files of a run, whether or not they exist."""
@@ -187,12 +218,37 @@ class Store:
         return self.root / "figures"
 
 
+@contextmanager
+def one_line_if_refused(path: Path) -> Iterator[None]:
+    """Turn what the system refuses on writing (disk full, read-only) into a `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(f"cannot write {path}: {reason}; mend that and type the same command again")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary sibling to write to: it takes the place of `path` at the end, or disappears.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with one_line_if_refused(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON by atomic replace."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import ModuleType
 
 from tqdm import tqdm
@@ -20,7 +21,7 @@ from bench.demo import open_cohort
 from bench.errors import Parser, UserError, nearest, run_command
 from bench.plan import Plan, make_plan
 from bench.search import chosen, tuned
-from bench.store import Store
+from bench.store import RunBusyError, Store
 
 
 def parser() -> Parser:
@@ -45,8 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in definitions.TABLES:
             raise UserError(f"unknown table '{name}': {nearest(name, definitions.TABLES)}")
     jobs = arg.jobs or default_jobs(arg.device)
-    cohort = open_cohort(arg.cohort, arg.preset)
     store = Store(arg.results)
+    if not arg.dry_run:
+        store.check_writable()
+    cohort = open_cohort(arg.cohort, arg.preset)
     requests = [
         request
         for name in arg.table
@@ -70,7 +73,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     for run in to_do:
         if run.status in arg.rerun:
-            run.files.clear()
+            # One that another process works on is reported as busy when its turn comes.
+            with suppress(RunBusyError):
+                run.files.clear()
     outcomes = run_all(to_do, cohort.path, device=arg.device, threads=arg.threads, jobs=jobs)
     return _report(outcomes, len(to_do), store)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import runner
+from bench import runner, training
 from bench.config import Request, RunConfig, resolve
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Split, Task
@@ -128,7 +128,7 @@ def test_a_diverging_run_names_the_term_and_leaves_no_record(
     monkeypatch.setattr(
         runner, "task_loss", lambda *_: torch.tensor(float("nan"), requires_grad=True)
     )
-    with pytest.raises(runner.DivergedError):
+    with pytest.raises(training.DivergedError):
         runner.execute(config, cohort, files, device=CPU, say=quiet)
     assert files.status() is Status.FAILED
     assert "'task'" in files.read_failure()["error"]
@@ -177,7 +177,7 @@ def test_accumulated_micro_batches_take_the_step_of_one_batch(cohort: Cohort, tm
         run = runner.Run(config, cohort, CPU, 1)
         optimizer = torch.optim.SGD(run.model.parameters(), lr=0.1)
         positions = run.samples.indices(Split.TRAIN)
-        runner._train_epoch(run, optimizer, positions, n_steps=1)
+        training._train_epoch(run, optimizer, positions, n_steps=1)
         steps.append(torch.cat([p.detach().flatten() for p in run.model.parameters()]))
     torch.testing.assert_close(steps[0], steps[1], atol=1e-6, rtol=1e-5)
 
@@ -191,12 +191,12 @@ def test_the_budget_caps_steps_and_epochs():
         capped = replace(
             training, batch_size=16, accumulation=1, max_epochs=15, max_steps=max_steps
         )
-        assert runner.budget(capped, n_samples) == expected
+        assert training.budget(capped, n_samples) == expected
 
 
 def test_the_learning_rate_falls_from_lr_to_its_floor():
     training = config_of().training
-    rates = [runner.cosine(training, epoch, 10) for epoch in range(11)]
+    rates = [training.cosine(training, epoch, 10) for epoch in range(11)]
     assert rates[0] == training.lr
     assert rates[-1] == pytest.approx(training.lr_min)
     assert all(a > b for a, b in itertools.pairwise(rates))

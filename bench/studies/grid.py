@@ -33,6 +33,7 @@ def work_off(
     """Train what is open, a line for each run, unless `--no-training` was given."""
     if arg.no_training:
         return
+    store.check_writable()
     to_do = make_plan(name, requests, cohort, store)
     jobs = arg.jobs or default_jobs(arg.device)
     print(to_do.summary(to_do.to_do(), store, jobs), flush=True)
