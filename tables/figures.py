@@ -1,6 +1,7 @@
 """Draw figures from stored runs, as PNG and PDF, and write their numbers as CSV.
 
 python -m tables.figures figure2a figure2b
+python -m tables.figures forest learning mortality_curves --table table2
 python -m tables.figures case --stay KEY
 """
 
@@ -12,12 +13,17 @@ from collections.abc import Callable, Sequence
 from bench.errors import Parser, UserError, nearest, run_command
 from tables import attention, command
 from tables.case import case
+from tables.curves import learning, mortality_curves
+from tables.differences import forest
 from tables.figure2 import figure2a, figure2b
 from tables.runs import Selection
 
 Draw = Callable[[Selection, str], dict[str, bytes]]
 
-FIGURES: dict[str, Draw] = {"figure2a": figure2a, "figure2b": figure2b, "case": case}
+OF_TABLE = {"forest": forest, "learning": learning, "mortality_curves": mortality_curves}
+"""Figures of a table's rows."""
+
+FIGURES: dict[str, Draw] = {"figure2a": figure2a, "figure2b": figure2b, "case": case, **OF_TABLE}
 
 
 def parser() -> Parser:
@@ -28,6 +34,7 @@ def parser() -> Parser:
     p.add_argument(
         "--attention", choices=sorted(attention.SOURCES), default="dynamic", help="which is shown"
     )
+    p.add_argument("--table", default="table2", metavar="NAME", help=f"of {', '.join(OF_TABLE)}")
     p.add_argument(
         "--stay", default="", metavar="KEY", help="case: key of a test stay, or how it begins"
     )
@@ -46,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in FIGURES:
             raise UserError(f"unknown figure '{name}': {nearest(name, FIGURES)}")
     of_stay = functools.partial(case, stay=arg.stay, show_patients=arg.show_patients)
-    draw = FIGURES | {"case": of_stay}
-    selection = command.selection(arg, "table2")
+    of_table = {name: functools.partial(d, table=arg.table) for name, d in OF_TABLE.items()}
+    draw = FIGURES | of_table | {"case": of_stay}
+    selection = command.selection(arg, arg.table)
     for name in arg.figures:
         contents = draw[name](selection, arg.attention)
         for path in command.write_files(selection.store.figures, contents):
