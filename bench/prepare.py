@@ -20,6 +20,7 @@ from bench.data.cohort import Cohort
 from bench.errors import Parser, UserError, nearest, run_command
 from bench.preparing.data_report import add_arguments, run_check
 from bench.preparing.images import Sizes
+from bench.preparing.items import ItemMap
 from bench.preparing.loose_films import prepare_loose_films
 from bench.preparing.mimic import Options, prepare_mimic
 from bench.preparing.provenance import SIMULATION, find_simulation, provenance
@@ -138,8 +139,9 @@ def _prepare_raw(
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: name the root of a raw data set")
     origin = provenance(**vars(raw), marked_simulated=simulated, marked_open=is_open)
-    print(f"{origin.title}, {arg.rules.name} rules")
-    return prepare_mimic(raw, origin, arg.out, Options(arg.rules, sizes, arg.seed, arg.jobs))
+    print(f"{origin.title}, {arg.rules.name} rules, {arg.items} items")
+    options = Options(arg.rules, sizes, arg.seed, arg.jobs, arg.items)
+    return prepare_mimic(raw, origin, arg.out, options)
 
 
 def _prepare_films(arg: argparse.Namespace) -> Cohort:
@@ -162,6 +164,13 @@ def _add_rules(p: Parser) -> None:
         default=STRICT.name,
         metavar="NAME",
         help="strict (no look into the future) or official (as published)",
+    )
+    p.add_argument(
+        "--items",
+        type=choice(ItemMap),
+        default=ItemMap.OFFICIAL,
+        metavar="NAME",
+        help="EHR items: official (one a variable) or extended (their equals and the laboratory's)",
     )
 
 

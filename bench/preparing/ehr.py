@@ -12,13 +12,8 @@ import pandas as pd
 from bench.data.cohort import Normalisation
 from bench.data.vocabulary import DEMOGRAPHICS
 from bench.preparing.demographics import MEASURE_ITEMS, demographics
-from bench.preparing.events import (
-    clean_events,
-    no_events,
-    official_items,
-    ranges,
-    read_raw_events,
-)
+from bench.preparing.events import clean_events, no_events, ranges, read_raw_events
+from bench.preparing.items import ITEMS, ItemMap
 from bench.preparing.normalising import fit_normalisation
 from bench.preparing.rules import STRICT, Rules
 from bench.preparing.selection import Selection
@@ -53,6 +48,7 @@ def prepare_ehr(
     rules: Rules,
     oddities: Counter[str],
     jobs: int = 1,
+    item_map: ItemMap = ItemMap.OFFICIAL,
 ) -> Ehr:
     """Read the events of the kept stays and turn them into windows.
 
@@ -63,17 +59,18 @@ def prepare_ehr(
         rules: the rules
         oddities: counts what had to be mended
         jobs: threads
+        item_map: which items feed the variables
     """
     stays, pairs = selection.stays, selection.pairs
     of_stays, of_pairs = stay_windows(len(stays), rules), pair_windows(pairs, rules)
     until = last_needed(len(stays), of_stays, of_pairs)
     if rules.measures_look_ahead:
         until = np.maximum(until, (stays["los_days"].to_numpy() * SECONDS_PER_DAY).astype(np.int64))
-    items = sorted({*official_items(), *MEASURE_ITEMS})
-    raw = read_raw_events(mimic_iv, stays, until, items, rules, jobs)
+    items = sorted({*ITEMS[item_map](), *MEASURE_ITEMS})
+    raw = read_raw_events(mimic_iv, stays, until, items, rules, jobs, oddities)
     inputs = demographics(stays, raw, _first_prediction(pairs, len(stays)), rules)
-    events = clean_events(raw, rules, oddities)
-    impute = ranges(rules).impute
+    events = clean_events(raw, rules, oddities, item_map)
+    impute = ranges(rules, item_map).impute
     values, observed = hourly(events, of_stays.followed_by(of_pairs), impute)
 
     fitted = training | rules.normalise_on_all

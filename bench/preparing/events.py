@@ -1,4 +1,4 @@
-"""EHR events: which items feed which variable, and how raw values become physical units."""
+"""EHR events: which rows belong to a stay, and how raw values become physical units."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from bench.data.vocabulary import EHR_VARIABLES
+from bench.preparing.items import ITEMS, ItemMap, official_items, table_of_item
 from bench.preparing.rules import Rules
 from bench.preparing.tables import (
     CHART_EVENTS,
+    LAB_EVENTS,
     OUTPUT_EVENTS,
     Table,
     find_table,
@@ -40,7 +42,15 @@ SPO2: Final = EHR_VARIABLES.index("Oxygen saturation")
 TEMPERATURE: Final = EHR_VARIABLES.index("Temperature")
 INR: Final = EHR_VARIABLES.index("Prothrombin time")
 
-TABLES: Final = {"chartevents": CHART_EVENTS, "outputevents": OUTPUT_EVENTS}
+SYSTOLIC: Final = EHR_VARIABLES.index("Systolic blood pressure")
+DIASTOLIC: Final = EHR_VARIABLES.index("Diastolic blood pressure")
+
+TABLES: Final = {
+    "chartevents": CHART_EVENTS,
+    "outputevents": OUTPUT_EVENTS,
+    "labevents": LAB_EVENTS,
+}
+"""Those of which an item is asked for are read."""
 
 
 @dataclass(frozen=True)
@@ -69,26 +79,9 @@ class Events:
 
 
 @cache
-def variable_items() -> pd.DataFrame:
-    """The shipped table of items: variable, itemid, table, role."""
-    return pd.read_csv(str(files("bench.data") / "ehr_variables.csv"))
-
-
-@cache
 def _range_table() -> pd.DataFrame:
     table = pd.read_csv(str(files("bench.data") / "ehr_ranges.csv"))
     return table.set_index("variable").loc[list(EHR_VARIABLES)]
-
-
-@cache
-def official_items() -> dict[int, int]:
-    """Item id -> variable index, for the 38 items that the official code uses."""
-    items = variable_items()
-    chosen = items[items["role"].str.split("+").map(lambda roles: "official" in roles)]
-    return {
-        int(item): EHR_VARIABLES.index(variable)
-        for item, variable in zip(chosen["itemid"], chosen["variable"], strict=True)
-    }
 
 
 def no_events() -> Events:
@@ -97,11 +90,11 @@ def no_events() -> Events:
     return Events(none, none, none, np.zeros(0))
 
 
-def ranges(rules: Rules) -> Ranges:
+def ranges(rules: Rules, item_map: ItemMap = ItemMap.OFFICIAL) -> Ranges:
     """Clipping ranges and starting values."""
     table = _range_table()
     impute = table["impute"].to_numpy(dtype=float, copy=True)
-    if not rules.inr_filled_as_seconds:
+    if item_map is ItemMap.OFFICIAL and not rules.inr_filled_as_seconds:
         impute[INR] = INR_TYPICAL
     return Ranges(table["outlier_low"].to_numpy(), table["outlier_high"].to_numpy(), impute)
 
@@ -126,9 +119,14 @@ def score_of_text() -> dict[tuple[int, str], float]:
 
 
 def _text_items() -> list[int]:
-    """Items that are charted as text."""
+    """Items that are charted as text; the same in both maps."""
     scored = {variable for variable, _ in score_of_text()}
     return [item for item, variable in official_items().items() if variable in scored]
+
+
+def _items_of(variable: int) -> list[int]:
+    """All items that can feed a variable."""
+    return [item for item, fed in ITEMS[ItemMap.EXTENDED]().items() if fed == variable]
 
 
 def read_raw_events(
@@ -138,16 +136,20 @@ def read_raw_events(
     items: list[int],
     rules: Rules,
     jobs: int = 1,
+    oddities: Counter[str] | None = None,
 ) -> pd.DataFrame:
     """Stream the event tables and keep the given items of the given stays.
+
+    An event without subject or time belongs to no stay; it is counted in `oddities`.
 
     Args:
         mimic_iv: root of MIMIC-IV
         stays: columns subject_id, stay_id, intime, outtime; one row a stay
         until_seconds: int64 [stays]; last time that is of interest, since ICU admission
-        items: item ids
+        items: item ids of the shipped table
         rules: the rules
         jobs: threads
+        oddities: counts what had to be left out
 
     Returns:
         Columns stay (row in `stays`), itemid, seconds, value (text, of the coma scale only) and
@@ -167,40 +169,65 @@ def read_raw_events(
     )
     parts = []
     for name, table in TABLES.items():
-        path = find_table(mimic_iv, table)
-        parts.append(
-            query(path, _events_sql(path, table, name, items, rules), {"spans": spans}, jobs)
-        )
-    return pd.concat(parts, ignore_index=True)
+        own_items = [item for item in items if table_of_item()[item] == name]
+        if own_items:
+            path = find_table(mimic_iv, table)
+            sql = _events_sql(path, table, own_items, rules)
+            parts.append(query(path, sql, {"spans": spans}, jobs))
+    raw = pd.concat(parts, ignore_index=True)
+    lost = raw["stay"].isna()
+    if oddities is not None:
+        oddities["charted values left out: no subject or no time"] += int(lost.sum())
+    return raw[~lost].astype({"stay": np.int64, "seconds": np.int64})
 
 
-def _events_sql(path: Path, table: Table, name: str, items: list[int], rules: Rules) -> str:
-    is_chart = name == "chartevents"
-    texts = f"CASE WHEN e.itemid IN ({number_list(_text_items())}) THEN e.value END"
-    text = texts if is_chart else "NULL::VARCHAR"
-    number = "coalesce(e.valuenum, TRY_CAST(e.value AS DOUBLE))" if is_chart else "e.value"
+def _events_sql(path: Path, table: Table, items: list[int], rules: Rules) -> str:
     belongs = "e.charttime <= s.outtime"
     if rules.events_by_stay_id:
-        belongs = "(e.stay_id = s.stay_id OR e.charttime BETWEEN s.intime AND s.outtime)"
+        belongs = "e.charttime BETWEEN s.intime AND s.outtime"
+        if "stay_id" in table.types:
+            belongs = f"({belongs} OR e.stay_id = s.stay_id)"
+    text = "NULL::VARCHAR"
+    if table is CHART_EVENTS:
+        text = f"CASE WHEN e.itemid IN ({number_list(_text_items())}) THEN e.value END"
+    # A left join shows rows without subject or time, too; all other strangers are dropped.
     return f"""
-        SELECT s.stay, e.itemid, {text} AS value, {number} AS number,
+        SELECT s.stay, e.itemid, {text} AS value, {_number_sql(table)} AS number,
                CAST(epoch(e.charttime) - epoch(s.intime) AS BIGINT) AS seconds
-        FROM {source(path, table)} e JOIN spans s
+        FROM {source(path, table)} e LEFT JOIN spans s
              ON e.subject_id = s.subject_id AND e.charttime BETWEEN s.first AND s.last
-        WHERE e.itemid IN ({number_list(items)}) AND {belongs}
+        WHERE e.itemid IN ({number_list(items)})
+          AND (e.subject_id IS NULL OR e.charttime IS NULL OR {belongs})
     """
 
 
-def clean_events(raw: pd.DataFrame, rules: Rules, oddities: Counter[str]) -> Events:
-    """Turn raw events of the official items into sorted physical values; others are left out."""
-    variable = raw["itemid"].map(official_items())
+def _number_sql(table: Table) -> str:
+    """A row's number: `valuenum`, else its text; of '120/80' left is systolic, right diastolic."""
+    if "valuenum" not in table.types:
+        return "e.value"
+    sides = " ".join(
+        f"WHEN e.itemid IN ({number_list(_items_of(variable))}) "
+        f"THEN TRY_CAST(split_part(e.value, '/', {side}) AS DOUBLE)"
+        for variable, side in ((SYSTOLIC, 1), (DIASTOLIC, 2))
+    )
+    return f"coalesce(e.valuenum, TRY_CAST(e.value AS DOUBLE), CASE {sides} END)"
+
+
+def clean_events(
+    raw: pd.DataFrame,
+    rules: Rules,
+    oddities: Counter[str],
+    item_map: ItemMap = ItemMap.OFFICIAL,
+) -> Events:
+    """Turn raw events of a map's items into sorted physical values; others are left out."""
+    variable = raw["itemid"].map(ITEMS[item_map]())
     raw = raw[variable.notna()]
     index = variable[variable.notna()].to_numpy(np.int64)
     value = _in_units(index, _scores(index, raw, rules), rules)
     readable = np.isfinite(value)
     oddities["charted values left out: no number"] += int((~readable).sum())
     index, value = index[readable], value[readable]
-    limits = ranges(rules)
+    limits = ranges(rules, item_map)
     clipped = np.clip(value, limits.low[index], limits.high[index])
     oddities["charted values clipped to their range"] += int((clipped != value).sum())
     stay = raw["stay"].to_numpy(np.int64)[readable]
@@ -228,6 +255,7 @@ def _in_units(variable: np.ndarray, value: np.ndarray, rules: Rules) -> np.ndarr
     percent = (variable == FIO2) & (rules.fio2_always_divided | (value > 1))
     fraction = (variable == SPO2) & (value <= 1)
     fahrenheit = (variable == TEMPERATURE) & (value >= FAHRENHEIT_FROM)
-    return np.select(
-        [percent, fraction, fahrenheit], [value / 100, value * 100, (value - 32) * 5 / 9], value
-    )
+    # All three are computed for every value, and absurd ones may overflow where they are not used.
+    with np.errstate(over="ignore"):
+        converted = [value / 100, value * 100, (value - 32) * 5 / 9]
+    return np.select([percent, fraction, fahrenheit], converted, value)

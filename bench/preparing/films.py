@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,10 @@ from bench.preparing.scene_graphs import SceneGraphs
 from bench.preparing.tables import FILM_METADATA, find_table, read_table, row_of
 
 
-def read_films(mimic_cxr: Path) -> pd.DataFrame:
+def read_films(mimic_cxr: Path, oddities: Counter[str] | None = None) -> pd.DataFrame:
     """Read the metadata of all films; `row` is the row in the file."""
-    films = read_table(mimic_cxr, FILM_METADATA)
-    films["row"] = row_of(0) + np.arange(len(films))
-    return films
+    films = read_table(mimic_cxr, FILM_METADATA, oddities)
+    return films.assign(row=row_of(0) + films.index)
 
 
 def film_path(mimic_cxr: Path, film: Any) -> Path:
@@ -40,13 +40,13 @@ def select_films(
 ) -> pd.DataFrame:
     """Apply the film rules in the official order.
 
-    Returns columns dicom_id, subject_id, study_id, stay (row in `stays`) and seconds since ICU
-    admission, sorted by stay and time.
+    Returns columns dicom_id, subject_id, study_id, Rows, Columns, stay (row in `stays`) and
+    seconds since ICU admission, sorted by stay and time.
     """
     attrition.all_films("films", films)
     films = films[films["ViewPosition"] == "AP"]
     attrition.all_films("AP view", films)
-    films = films.assign(taken=_taken(films, find_table(mimic_cxr, FILM_METADATA)))
+    films = films.assign(taken=taken(films, find_table(mimic_cxr, FILM_METADATA)))
     films = _one_per_study(films, rules)
     attrition.all_films("one of each study", films)
     films = _inside_stays(films, stays)
@@ -58,15 +58,22 @@ def select_films(
     for rule, keep in LOOKING_AHEAD if rules.film_filters_look_ahead else LOOKING_BACK:
         films = films[keep(films)].reset_index(drop=True)
         attrition.films(rule, films)
-    return films[["dicom_id", "subject_id", "study_id", "stay", "seconds"]]
+    return films[["dicom_id", "subject_id", "study_id", "Rows", "Columns", "stay", "seconds"]]
 
 
-def _taken(films: pd.DataFrame, path: Path) -> pd.Series:
-    """Date and time of films; StudyTime is a float HHMMSS.fff without leading zeros."""
-    clock = films["StudyTime"].astype(np.int64)
+def taken(films: pd.DataFrame, path: Path) -> pd.Series:
+    """Date and time of films; StudyTime is a float HHMMSS.fff without leading zeros.
+
+    Raises:
+        UserError: a film has no such date or time; `path` and its `row` are named.
+    """
+    in_day = films["StudyTime"].between(0, 240_000, inclusive="left")
+    clock = films["StudyTime"].where(in_day, 0).astype(np.int64)
     hours, minutes, seconds = clock // 10_000, clock // 100 % 100, clock % 100
-    date = pd.to_datetime(films["StudyDate"].astype(str), format="%Y%m%d", errors="coerce")
-    wrong_time = (hours > 23) | (minutes > 59) | (seconds > 59) | (clock < 0)
+    wrong_time = ~in_day | (minutes > 59) | (seconds > 59)
+    eight_digits = films["StudyDate"].between(1000_01_01, 9999_12_31)
+    written = films["StudyDate"].astype(str).where(eight_digits)
+    date = pd.to_datetime(written, format="%Y%m%d", errors="coerce")
     for column, wrong in (("StudyTime", wrong_time), ("StudyDate", date.isna())):
         if wrong.any():
             first = films[wrong].iloc[0]

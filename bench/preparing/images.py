@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from bench.errors import UserError
 from bench.preparing.scene_graphs import Box
 
 BLACK = 0
+GREY = "L"
 
 
 @dataclass(frozen=True)
@@ -28,10 +31,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class FilmFile:
-    """An image file and the boxes of its regions in its pixels."""
+    """An image file and the boxes of its regions in its pixels; its width and height if known."""
 
     path: Path
     boxes: Mapping[str, Box]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,30 @@ class FilmArrays:
     regions: np.ndarray
     present: np.ndarray
     boxes: np.ndarray
+
+
+def inspect_films(films: Sequence[FilmFile], oddities: Counter[str]) -> None:
+    """Look at the films' headers before the long work; count what decoding will mend.
+
+    Raises:
+        UserError: a film is missing, no image or not of its size, so that boxes are of no use.
+    """
+    _check_all_there(films)
+    for film in films:
+        with _opened(film.path) as image:
+            size, mode = image.size, image.mode
+        if film.size not in (None, size):
+            raise UserError(
+                f"{film.path} is {size[0]} x {size[1]} pixels, its metadata says "
+                f"{film.size[0]} x {film.size[1]}: region boxes need the film at full resolution"
+            )
+        if mode != GREY:
+            oddities[f"films turned into 8-bit grey: {mode}"] += 1
+        for box in (film.boxes[name] for name in BOX_REGIONS if name in film.boxes):
+            if not _meets(box, size):
+                oddities["region boxes left out: outside their film"] += 1
+            elif min(box) < 0 or box[2] > size[0] or box[3] > size[1]:
+                oddities["region boxes cut at the edge of their film"] += 1
 
 
 def prepare_films(
@@ -98,13 +126,19 @@ def open_film(path: Path) -> Image.Image:
     Raises:
         UserError: it is missing, broken or no image.
     """
+    with _opened(path) as image:
+        image.load()
+        if image.mode.startswith("I"):
+            # 16-bit grey: the eight high bits.
+            return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
+        return image.convert(GREY)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
-            image.load()
-            if image.mode.startswith("I"):
-                # 16-bit grey: the eight high bits.
-                return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return image.convert("L")
+            yield image
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image: expected a JPEG or PNG file")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
@@ -114,7 +148,7 @@ def open_film(path: Path) -> Image.Image:
 def letterbox(image: Image.Image, size: int) -> np.ndarray:
     """The whole image in a square, uint8 [size, size]: aspect kept, centred, black around."""
     width, height, left, top = _placement(image.size, size)
-    square = Image.new("L", (size, size), BLACK)
+    square = Image.new(GREY, (size, size), BLACK)
     square.paste(image.resize((width, height), Image.Resampling.BILINEAR), (left, top))
     return np.asarray(square)
 
@@ -127,8 +161,10 @@ def crop(image: Image.Image, box: Box, size: int, resample: Image.Resampling) ->
     left, top = round((seen[0] - x1) * scale_x), round((seen[1] - y1) * scale_y)
     right, bottom = round((seen[2] - x1) * scale_x), round((seen[3] - y1) * scale_y)
     extent = (max(right - left, 1), max(bottom - top, 1))
-    square = Image.new("L", (size, size), BLACK)
-    square.paste(image.resize(extent, resample, box=seen), (left, top))
+    square = Image.new(GREY, (size, size), BLACK)
+    # A sliver at the far side of its box stays inside.
+    corner = (min(left, size - 1), min(top, size - 1))
+    square.paste(image.resize(extent, resample, box=seen), corner)
     return np.asarray(square)
 
 

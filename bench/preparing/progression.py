@@ -80,7 +80,7 @@ def read_gold(imagenome: Path, oddities: Counter[str]) -> Gold:
         elif row["comparison"] not in VERDICTS:
             raise UserError(
                 f"{path}, row {row_of(position)}, column comparison: unknown comparison "
-                f"'{row['comparison']}', {nearest(row['comparison'], VERDICTS)}"
+                f"{row['comparison']!r}, {nearest(row['comparison'], VERDICTS)}"
             )
         rows.append(
             GoldRow(

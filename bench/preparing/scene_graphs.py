@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ Box = tuple[int, int, int, int]
 
 SUFFIX: Final = "_SceneGraph.json"
 BOX_FIELDS: Final = ("original_x1", "original_y1", "original_x2", "original_y2")
+NO_BOX: Final = (0, 0, 0, 0)
+"""How a missing box is written."""
+MAX_PIXEL: Final = 1_000_000
 
 VERDICTS: Final = {
     "worsened": Progression.WORSENED,
@@ -104,9 +108,13 @@ class SceneGraphs:
             names = self._zip.namelist()
         else:
             raise UserError(f"neither {folder} nor {packed} is there: Chest ImaGenome holds one")
-        self._names = {
-            Path(name).name.removesuffix(SUFFIX): name for name in names if name.endswith(SUFFIX)
-        }
+        self._names: dict[str, str] = {}
+        for name in names:
+            if name.endswith(SUFFIX):
+                dicom_id = Path(name).name.removesuffix(SUFFIX)
+                if dicom_id in self._names:
+                    raise UserError(f"{self.root} holds two graphs of {dicom_id}; keep one")
+                self._names[dicom_id] = name
         if not self._names:
             raise UserError(f"{self.root} holds no *{SUFFIX}: download or unpack it again")
 
@@ -122,17 +130,21 @@ class SceneGraphs:
         path = self.root / self._names[dicom_id]
         try:
             text = self._zip.read(self._names[dicom_id]) if self._zip else path.read_bytes()
-            graph = json.loads(text)
-        except (OSError, ValueError, zipfile.BadZipFile) as error:
+            graph = json.loads(text, object_pairs_hook=_object)
+        except (OSError, ValueError, RecursionError, zipfile.BadZipFile, zlib.error) as error:
             raise UserError(f"{path} is not JSON ({error}): download or unpack it again")
         try:
+            # Graphs that are not of a release may lack the name of their image.
+            image = image_of(graph.get("image_id", dicom_id))
+            if image != dicom_id:
+                raise UserError(f"{path} is the graph of another image, {image!r}: rename it")
             return SceneGraph(
                 boxes=_boxes(dicom_id, graph["objects"], oddities),
                 relations=tuple(_relation(r, path) for r in graph.get("relationships", [])),
             )
         except KeyError as error:
             raise UserError(f"{path} has no field {error}: is it a scene graph?")
-        except (TypeError, ValueError, AttributeError) as error:
+        except (TypeError, ValueError, OverflowError, AttributeError) as error:
             raise UserError(f"{path} is not built as a scene graph ({error}): download it again")
 
 
@@ -148,21 +160,41 @@ def _open_zip(path: Path) -> zipfile.ZipFile:
         raise UserError(f"{path} cannot be read ({error}): download it again")
 
 
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a field given twice neither could be believed."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        twice = next(name for name, n in Counter(name for name, _ in pairs).items() if n > 1)
+        raise ValueError(f"field {twice!r} is given twice")
+    return fields
+
+
 def _boxes(dicom_id: str, objects: list[dict[str, Any]], oddities: Counter[str]) -> dict[str, Box]:
-    """One box a region; of a name seen twice the first counts."""
+    """One box a region; of a name seen twice the first counts, and one without area is none."""
     boxes: dict[str, Box] = {}
     for entry in objects:
-        x1, y1, x2, y2 = (int(entry[name]) for name in BOX_FIELDS)
+        x1, y1, x2, y2 = (_pixel(entry[name]) for name in BOX_FIELDS)
         region: str | None = entry["bbox_name"]
         key = (dicom_id, str(region), (x1, y1, x2, y2))
         if key in REPAIRS:
             region = REPAIRS[key]
             oddities["scene graph objects repaired"] += 1
-        if region in boxes:
+        if not (x1 < x2 and y1 < y2):
+            if (x1, y1, x2, y2) != NO_BOX:
+                oddities["region boxes left out: reversed or without area"] += 1
+        elif region in boxes:
             oddities["region boxes left out: second of their name"] += 1
         elif region is not None:
             boxes[region] = (x1, y1, x2, y2)
     return boxes
+
+
+def _pixel(value: int | float | str) -> int:
+    """A coordinate; fractions of a pixel are cut off."""
+    pixel = int(value)
+    if abs(pixel) > MAX_PIXEL:
+        raise ValueError(f"a coordinate beyond {MAX_PIXEL} pixels")
+    return pixel
 
 
 def _relation(entry: dict[str, Any], path: Path) -> Relation:
@@ -172,7 +204,7 @@ def _relation(entry: dict[str, Any], path: Path) -> Relation:
         if category == "comparison" and polarity == "yes":
             if verdict not in VERDICTS:
                 raise UserError(
-                    f"{path}: unknown comparison '{verdict}': expected {', '.join(VERDICTS)}"
+                    f"{path}: unknown comparison {verdict!r}: expected {', '.join(VERDICTS)}"
                 )
             verdicts.append(VERDICTS[verdict])
     return Relation(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from bench.data.vocabulary import NOT_MENTIONED
+from bench.errors import UserError
 from bench.preparing.attrition import Attrition
 from bench.preparing.films import read_films, select_films
 from bench.preparing.progression import (
+    FilmPair,
     Gold,
     PairLabels,
     consecutive_pairs,
@@ -22,6 +25,7 @@ from bench.preparing.progression import (
 from bench.preparing.rules import MIN_FILMS, Rules
 from bench.preparing.scene_graphs import Box, SceneGraph, SceneGraphs
 from bench.preparing.stays import read_stays, select_stays
+from bench.preparing.tables import GOLD_COMPARISONS, find_table
 from bench.preparing.windows import HORIZON_SECONDS
 
 
@@ -55,8 +59,9 @@ def select(
     raw: RawFolders, graphs: SceneGraphs, gold: Gold, rules: Rules, attrition: Attrition
 ) -> tuple[Selection, list[dict[str, Box]]]:
     """Apply every rule to the raw tables; also return the region boxes of the kept films."""
-    stays = select_stays(read_stays(raw.mimic_iv), rules, attrition)
-    all_films = read_films(raw.mimic_cxr)
+    oddities = attrition.oddities
+    stays = select_stays(read_stays(raw.mimic_iv, oddities), rules, attrition)
+    all_films = read_films(raw.mimic_cxr, oddities)
     films = select_films(all_films, stays, graphs, raw.mimic_cxr, rules, attrition)
     pairs = consecutive_pairs(films)
     read = _read_graphs(graphs, films, all_films, attrition)
@@ -64,9 +69,10 @@ def select(
         (graph.relations for graph in read.values()),
         dict(zip(all_films["dicom_id"], all_films["study_id"], strict=True)),
         rules,
-        attrition.oddities,
+        oddities,
     )
     film_pairs = list(zip(pairs["previous"], pairs["current"], strict=True))
+    _check_gold(gold, film_pairs, films, raw.imagenome, oddities)
     labels = label_pairs(film_pairs, relations, gold, rules)
     stays = stays.assign(icu_sample=has_early_films(films, len(stays)))
     selection = Selection(stays, films, pairs, labels)
@@ -76,6 +82,26 @@ def select(
         selection = of_stays(selection, _gives_sample(selection))
         attrition.films("the stay gives a sample", selection.films)
     return selection, [read[dicom].boxes for dicom in selection.films["dicom_id"]]
+
+
+def _check_gold(
+    gold: Gold,
+    pairs: list[FilmPair],
+    films: pd.DataFrame,
+    imagenome: Path,
+    oddities: Counter[str],
+) -> None:
+    """Count gold rows of no pair; refuse a pair whose subject would not be kept for the test."""
+    of_cohort = set(pairs)
+    annotated = [row.pair for row in gold.rows if row.pair in of_cohort]
+    oddities["gold rows left out: of no pair"] += len(gold.rows) - len(annotated)
+    subject_of = dict(zip(films["dicom_id"], films["subject_id"], strict=True))
+    for _, current in annotated:
+        if subject_of[current] not in gold.subjects:
+            raise UserError(
+                f"{find_table(imagenome, GOLD_COMPARISONS)}: image {current} is of subject "
+                f"{subject_of[current]}, whom no row names as patient_id; mend its rows"
+            )
 
 
 def of_stays(selection: Selection, keep: np.ndarray) -> Selection:

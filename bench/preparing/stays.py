@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,33 @@ import pandas as pd
 
 from bench.data.vocabulary import LENGTH_OF_STAY_EDGES_DAYS
 from bench.preparing.attrition import Attrition
-from bench.preparing.rules import FENCE_IQR, MIN_AGE_YEARS, MIN_LOS_DAYS, Rules
-from bench.preparing.tables import ADMISSIONS, ICU_STAYS, PATIENTS, read_table
+from bench.preparing.rules import FENCE_IQR, MIN_AGE_YEARS, MIN_LOS_DAYS, OFFICIAL, Rules
+from bench.preparing.tables import (
+    ADMISSIONS,
+    ICU_STAYS,
+    PATIENTS,
+    find_table,
+    read_table,
+    refuse_first,
+)
 
 HOURS_PER_DAY = 24
 
 
-def read_stays(mimic_iv: Path) -> pd.DataFrame:
+def read_stays(mimic_iv: Path, oddities: Counter[str] | None = None) -> pd.DataFrame:
     """Read ICU stays with their admission and patient, one row a stay.
 
     `known` tells whether both the admission and the patient are in their tables.
+
+    Raises:
+        UserError: a table is missing or wrong, or a death flag is neither 0 nor 1.
     """
-    stays = read_table(mimic_iv, ICU_STAYS)
-    admissions = read_table(mimic_iv, ADMISSIONS).drop_duplicates(["subject_id", "hadm_id"])
-    patients = read_table(mimic_iv, PATIENTS).drop_duplicates("subject_id")
+    stays = read_table(mimic_iv, ICU_STAYS, oddities)
+    admissions = read_table(mimic_iv, ADMISSIONS, oddities)
+    flag = "hospital_expire_flag"
+    wrong = ~admissions[flag].isin([0, 1])
+    refuse_first(find_table(mimic_iv, ADMISSIONS), admissions, flag, wrong, "0 or 1")
+    patients = read_table(mimic_iv, PATIENTS, oddities)
     stays = stays.merge(admissions, how="left", on=["subject_id", "hadm_id"])
     stays = stays.merge(patients, how="left", on="subject_id")
     stays["known"] = stays["admittime"].notna() & stays["anchor_age"].notna()
@@ -36,6 +50,7 @@ def select_stays(stays: pd.DataFrame, rules: Rules, attrition: Attrition) -> pd.
     by subject and intime. Stays above 48 h only: both ICU labels are given that condition.
     """
     attrition.stays("ICU stays", stays)
+    _count_oddities(stays, attrition.oddities)
     stays = stays[stays["first_careunit"] == stays["last_careunit"]]
     attrition.stays("one care unit throughout", stays)
     # Counted after the rule above, as published: a transferred stay does not hide a plain one.
@@ -62,6 +77,22 @@ def select_stays(stays: pd.DataFrame, rules: Rules, attrition: Attrition) -> pd.
 def length_of_stay_class(los_days: np.ndarray) -> np.ndarray:
     """Class 0..3 of lengths of stay in days, int8; the last class has no upper end."""
     return (np.digitize(los_days, LENGTH_OF_STAY_EDGES_DAYS) - 1).astype(np.int8)
+
+
+def _count_oddities(stays: pd.DataFrame, oddities: Counter[str]) -> None:
+    """Stays that the rules leave out, or whose labels rest on one of two answers."""
+    by_dates = _died(stays, OFFICIAL)
+    oddities["stays left out: no admission or no patient"] += int((~stays["known"]).sum())
+    oddities["stays left out: no outtime"] += int(stays["outtime"].isna().sum())
+    oddities["stays left out: outtime before intime"] += int(
+        (stays["outtime"] < stays["intime"]).sum()
+    )
+    oddities["admissions that end before they begin"] += int(
+        (stays["dischtime"] < stays["admittime"]).sum()
+    )
+    oddities["stays whose death flag and dates disagree"] += int(
+        (stays["known"] & (by_dates != (stays["hospital_expire_flag"] == 1))).sum()
+    )
 
 
 def _age(stays: pd.DataFrame, rules: Rules) -> pd.Series:

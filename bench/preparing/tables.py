@@ -1,7 +1,8 @@
 """Raw tables: found as .csv or .csv.gz, read by column name with declared types, through DuckDB.
 
 A value that does not have its column's type is an error that names file, row and column; columns
-that are not declared are not even parsed, so releases may add or move them.
+that are not declared are not even parsed, so releases may add or move them. Windows line ends, a
+byte order mark and line breaks inside quotes are read as what they are.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 import csv
 import gzip
 import re
+import zlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,11 +29,20 @@ INTEGER: Final = "BIGINT"
 NUMBER: Final = "DOUBLE"
 TEXT: Final = "VARCHAR"
 TIME: Final = "TIMESTAMP"
+DATE: Final = "DATE"
+
+EXACT: Final = "DECIMAL(18,6)"
+"""What whole numbers are read as where they are checked: as `INTEGER`, 0.7 would become 1."""
+MAX_HEADER: Final = 1_000_000
+"""Bytes of a header at most; more is no header but a file that is not a table."""
+TIME_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
 
 IN_WORDS: Final = {
     INTEGER: "a whole number",
+    "DECIMAL": "a whole number",
     NUMBER: "a number",
     TIME: "a time like 2155-01-10 03:00:00",
+    DATE: "a date like 2155-01-10",
 }
 
 
@@ -41,6 +53,7 @@ class Table:
     name: path below its root, without .csv or .csv.gz (with its suffix if it has another)
     required: type of every column that must have a value in every row
     optional: type of every column that may be empty
+    key: columns that name a row, so that no two rows may share them; none if empty
     """
 
     name: str
@@ -48,6 +61,7 @@ class Table:
     optional: Mapping[str, str] = field(default_factory=dict)
     delimiter: str = ","
     may_be_empty: bool = False
+    key: tuple[str, ...] = ()
 
     @property
     def types(self) -> dict[str, str]:
@@ -66,6 +80,7 @@ ICU_STAYS: Final = Table(
         "intime": TIME,
     },
     {"outtime": TIME},
+    key=("stay_id",),
 )
 ADMISSIONS: Final = Table(
     "hosp/admissions",
@@ -76,11 +91,13 @@ ADMISSIONS: Final = Table(
         "hospital_expire_flag": INTEGER,
     },
     {"dischtime": TIME, "deathtime": TIME, "language": TEXT, "marital_status": TEXT, "race": TEXT},
+    key=("subject_id", "hadm_id"),
 )
 PATIENTS: Final = Table(
     "hosp/patients",
     {"subject_id": INTEGER, "anchor_age": NUMBER, "anchor_year": INTEGER},
-    {"gender": TEXT, "dod": TIME},
+    {"gender": TEXT, "dod": DATE},
+    key=("subject_id",),
 )
 CHART_EVENTS: Final = Table(
     "icu/chartevents",
@@ -92,6 +109,11 @@ OUTPUT_EVENTS: Final = Table(
     {"subject_id": INTEGER, "charttime": TIME, "itemid": INTEGER},
     {"stay_id": INTEGER, "value": NUMBER},
 )
+LAB_EVENTS: Final = Table(
+    "hosp/labevents",
+    {"subject_id": INTEGER, "charttime": TIME, "itemid": INTEGER},
+    {"value": TEXT, "valuenum": NUMBER},
+)
 FILM_METADATA: Final = Table(
     "mimic-cxr-2.0.0-metadata",
     {
@@ -101,12 +123,14 @@ FILM_METADATA: Final = Table(
         "StudyDate": INTEGER,
         "StudyTime": NUMBER,
     },
-    {"ViewPosition": TEXT},
+    {"ViewPosition": TEXT, "Rows": NUMBER, "Columns": NUMBER},
+    key=("dicom_id",),
 )
 CHEXPERT: Final = Table(
     "mimic-cxr-2.0.0-chexpert",
     {"study_id": INTEGER},
     dict.fromkeys((*DISEASE_IN_CHEXPERT, "No Finding"), NUMBER),
+    key=("study_id",),
 )
 GOLD_COMPARISONS: Final = Table(
     "gold_dataset/gold_object_comparison_with_coordinates.txt",
@@ -139,25 +163,60 @@ def find_table(root: Path, table: Table) -> Path:
     raise UserError(f"{candidates[0]}[.gz] is not there: is {root} the folder as downloaded?")
 
 
-def read_table(root: Path, table: Table) -> pd.DataFrame:
+def read_table(root: Path, table: Table, oddities: Counter[str] | None = None) -> pd.DataFrame:
     """Read the declared columns of a table, rows in file order.
 
+    A row that repeats another one is left out and counted in `oddities`.
+
     Raises:
-        UserError: the file is missing, broken or empty, lacks a column, or holds a wrong value.
+        UserError: the file is missing, broken or empty, lacks a column, holds a wrong value, or
+            two rows say different things of one key.
     """
     path = find_table(root, table)
     columns = ", ".join(f'"{name}"' for name in table.types)
-    frame = query(path, f"SELECT {columns} FROM {source(path, table)}")
-    if frame.empty and not table.may_be_empty:
-        raise UserError(f"{path} has no row: download or make it again")
+    frame = query(path, f"SELECT {columns} FROM {source(path, table, exact=True)}")
     for column in table.required:
-        empty = frame[column].isna().to_numpy()
-        if empty.any():
-            raise UserError(
-                f"{path}, row {row_of(int(empty.argmax()))}, column {column}: empty, expected "
-                f"{IN_WORDS.get(table.required[column], 'a text')}"
-            )
-    return frame
+        kind = table.required[column]
+        expected = IN_WORDS.get(kind, "a text")
+        refuse_first(path, frame, column, frame[column].isna(), expected)
+        if kind == INTEGER:
+            refuse_first(path, frame, column, frame[column] % 1 != 0, expected)
+            frame[column] = frame[column].astype("int64")
+    return _unique(path, frame, table, oddities if oddities is not None else Counter())
+
+
+def refuse_first(
+    path: Path, frame: pd.DataFrame, column: str, wrong: pd.Series, expected: str
+) -> None:
+    """Check a column of a table that was read from `path`; wrong: bool [rows].
+
+    Raises:
+        UserError: a value is wrong; the first one is named with its row in the file.
+    """
+    if wrong.any():
+        position = int(wrong.to_numpy().argmax())
+        value, row = frame[column].iloc[position], row_of(int(frame.index[position]))
+        found = "empty, expected" if pd.isna(value) else f"{value} is not"
+        raise UserError(f"{path}, row {row}, column {column}: {found} {expected}")
+
+
+def _unique(path: Path, frame: pd.DataFrame, table: Table, oddities: Counter[str]) -> pd.DataFrame:
+    """Each key once; row numbers of the file stay as the index."""
+    if not table.key:
+        return frame
+    key = list(table.key)
+    repeated = frame.duplicated()
+    unique = frame[~repeated]
+    again = unique.duplicated(key)
+    if again.any():
+        second = unique[again].iloc[0]
+        same = (unique[key] == second[key]).all(axis=1)
+        rows = " and ".join(str(row_of(position)) for position in unique.index[same][:2])
+        name = ", ".join(f"{column} {second[column]}" for column in key)
+        raise UserError(f"{path}, rows {rows}: they differ, but both are of {name}; keep one")
+    if repeated.any():
+        oddities[f"rows left out: repeated in {Path(table.name).name}"] += int(repeated.sum())
+    return unique
 
 
 def row_of(position: int) -> int:
@@ -165,21 +224,30 @@ def row_of(position: int) -> int:
     return position + 2
 
 
-def source(path: Path, table: Table) -> str:
+def source(path: Path, table: Table, exact: bool = False) -> str:
     """The SQL expression that scans a file by the declared types.
 
+    `exact` reads whole numbers as decimals, so that a fraction is seen and not rounded.
+
     Raises:
-        UserError: the file cannot be read, or lacks a column.
+        UserError: the file cannot be read, has no row, lacks a column or names one twice.
     """
-    header = _header(path, table.delimiter)
+    header = _header(path, table)
     for column in table.types:
         if column not in header:
             raise UserError(f"{path} has no column {column}: {nearest(column, header)}")
-    columns = {name: table.types.get(name, TEXT) for name in header}
-    listed = ", ".join(f"{_quoted(name)}: '{kind}'" for name, kind in columns.items())
+    for column in header:
+        if header.count(column) > 1:
+            raise UserError(f"{path}, row 1: two columns are named '{column}'; keep one")
+    types = {name: table.types.get(name, TEXT) for name in header}
+    listed = ", ".join(
+        f"{_quoted(name)}: '{EXACT if exact and kind == INTEGER else kind}'"
+        for name, kind in types.items()
+    )
     return (
         f"read_csv({_quoted(_literal(path))}, columns = {{{listed}}}, auto_detect = false, "
-        f"header = true, delim = '{table.delimiter}', quote = '\"', escape = '\"')"
+        f"header = true, delim = '{table.delimiter}', quote = '\"', escape = '\"', "
+        f"timestampformat = '{TIME_FORMAT}')"
     )
 
 
@@ -221,15 +289,19 @@ def _literal(path: Path) -> str:
     return re.sub(r"([*?\[])", r"[\1]", str(path))
 
 
-def _header(path: Path, delimiter: str) -> list[str]:
+def _header(path: Path, table: Table) -> list[str]:
     opened = gzip.open if path.suffix == ".gz" else open
     try:
-        with opened(path, "rt", encoding="utf-8-sig", newline="") as file:
-            header = next(csv.reader(file, delimiter=delimiter), [])
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+        # As bytes: a wrong one further down is for the reader that knows its row.
+        with opened(path, "rb") as file:
+            first, second = file.readline(MAX_HEADER), file.readline(MAX_HEADER)
+        header = next(csv.reader([first.decode("utf-8-sig")], delimiter=table.delimiter), [])
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): download or unpack it again")
     if not header:
         raise UserError(f"{path} is empty, not even a header: download or make it again")
+    if not second.strip() and not table.may_be_empty:
+        raise UserError(f"{path} has no row: download or make it again")
     return header
 
 
@@ -238,11 +310,13 @@ def _explained(path: Path, message: str) -> UserError:
     row = re.search(r"Line: (\d+)", message)
     where = f"{path}, row {row[1]}" if row else str(path)
     wrong = re.search(
-        r'converting column "(.*?)"\. Could not convert string "(.*)" to \'(\w+)\'', message
+        r'converting column "(.*?)"\. Could not convert string "(.*?)" to \'(.+?)\'',
+        message,
+        re.DOTALL,
     )
     if wrong:
         column, value, kind = wrong.groups()
-        return UserError(f"{where}, column {column}: '{value}' is not {IN_WORDS.get(kind, kind)}")
+        return UserError(f"{where}, column {column}: {value!r} is not {IN_WORDS.get(kind, kind)}")
     columns = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
     if columns:
         return UserError(f"{where}: {columns[2]} fields, the header has {columns[1]}")

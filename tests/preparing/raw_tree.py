@@ -23,7 +23,7 @@ from bench.preparing.selection import RawFolders
 HEART_RATE, GCS_EYE, FIO2, URINE, INR = 220045, 220739, 223835, 226559, 227467
 
 ICU_STAYS, ADMISSIONS, PATIENTS = "icu/icustays", "hosp/admissions", "hosp/patients"
-CHART, OUTPUT = "icu/chartevents", "icu/outputevents"
+CHART, OUTPUT, LAB = "icu/chartevents", "icu/outputevents", "hosp/labevents"
 METADATA = "mimic-cxr-2.0.0-metadata"
 CHEXPERT = "mimic-cxr-2.0.0-chexpert"
 GOLD = "gold_dataset/gold_object_comparison_with_coordinates"
@@ -76,6 +76,18 @@ COLUMNS: dict[str, list[str]] = {
         "storetime",
         "itemid",
         "value",
+        "valueuom",
+    ],
+    LAB: [
+        "labevent_id",
+        "subject_id",
+        "hadm_id",
+        "specimen_id",
+        "itemid",
+        "charttime",
+        "storetime",
+        "value",
+        "valuenum",
         "valueuom",
     ],
     METADATA: [
@@ -153,9 +165,15 @@ class RawTree:
             "anchor_age": 60 + k,
             "anchor_year": 2154 + round(self.shift.days / 365.25),
         }
-        for name, row in ((ICU_STAYS, stay), (ADMISSIONS, admission), (PATIENTS, patient)):
-            row.update({key: value for key, value in changes.items() if key in COLUMNS[name]})
-            self.rows[name].append(row)
+        for name, row, key in (
+            (ICU_STAYS, stay, "stay_id"),
+            (ADMISSIONS, admission, "hadm_id"),
+            (PATIENTS, patient, "subject_id"),
+        ):
+            row.update({column: to for column, to in changes.items() if column in COLUMNS[name]})
+            # A second stay of one admission, or of one subject, adds no second row of that.
+            if row[key] not in [other[key] for other in self.rows[name]]:
+                self.rows[name].append(row)
 
     def chart(self, k: int, hours: float, item: int, value: object, **changes: Any) -> None:
         """An event of subject k's first stay; a text value has no valuenum."""
@@ -171,6 +189,17 @@ class RawTree:
             row["valuenum"] = value
         self.rows[name].append({**row, **changes})
 
+    def measure(self, k: int, hours: float, item: int, value: object, **changes: Any) -> None:
+        """A laboratory value of subject k; a text has no valuenum."""
+        row = {
+            "subject_id": subject(k),
+            "charttime": INTIME + pd.Timedelta(hours=hours),
+            "itemid": item,
+            "value": value,
+            "valuenum": None if isinstance(value, str) else value,
+        }
+        self.rows[LAB].append({**row, **changes})
+
     def add_film(self, k: int, hours: float, dicom: str, graph: bool = True, **changes: Any) -> str:
         """A film of subject k, in a study of its own."""
         time = INTIME + pd.Timedelta(hours=hours) + self.shift
@@ -179,6 +208,8 @@ class RawTree:
             "subject_id": subject(k),
             "study_id": 50_000_001 + len(self.rows[METADATA]),
             "ViewPosition": "AP",
+            "Rows": FILM_SHAPE[0],
+            "Columns": FILM_SHAPE[1],
             "StudyDate": time.strftime("%Y%m%d"),
             "StudyTime": float(time.strftime("%H%M%S")) + 0.343,
             **changes,
