@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -183,22 +184,20 @@ def test_accumulated_micro_batches_take_the_step_of_one_batch(cohort: Cohort, tm
 
 
 def test_the_budget_caps_steps_and_epochs():
-    training = config_of().training
+    config = config_of().training
     cases = {(100, 0): (15, 7), (100, 10): (2, 7), (1000, 10): (1, 63)}
     for (n_samples, max_steps), expected in cases.items():
-        from dataclasses import replace
-
         capped = replace(
-            training, batch_size=16, accumulation=1, max_epochs=15, max_steps=max_steps
+            config, batch_size=16, accumulation=1, max_epochs=15, max_steps=max_steps
         )
         assert training.budget(capped, n_samples) == expected
 
 
 def test_the_learning_rate_falls_from_lr_to_its_floor():
-    training = config_of().training
-    rates = [training.cosine(training, epoch, 10) for epoch in range(11)]
-    assert rates[0] == training.lr
-    assert rates[-1] == pytest.approx(training.lr_min)
+    config = config_of().training
+    rates = [training.cosine(config, epoch, 10) for epoch in range(11)]
+    assert rates[0] == config.lr
+    assert rates[-1] == pytest.approx(config.lr_min)
     assert all(a > b for a, b in itertools.pairwise(rates))
 
 
