@@ -10,8 +10,9 @@ chosen for their method. Stopped at any moment, the same command goes on.
 
 from __future__ import annotations
 
+import argparse
 import importlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Task
 from bench.demo import open_cohort
 from bench.errors import Parser, UserError, nearest, run_command
-from bench.plan import PlannedRun, make_plan
+from bench.plan import Plan, PlannedRun, make_plan
 from bench.space import Grid, Overrides, default_grid, draw, space
 from bench.store import Store, write_json
 
@@ -77,6 +78,34 @@ def tuned(request: Request, of_setting: Chosen) -> Request:
     )
 
 
+@dataclass(frozen=True)
+class Search:
+    """How settings are searched: the same for every method.
+
+    grid: which values are drawn from; None: the preset's
+    seed: of every run
+    fixed: overrides of every run, e.g. fewer steps; not part of what is chosen
+    """
+
+    preset: Preset
+    n_draws: int = N_DRAWS
+    grid: Grid | None = None
+    seed: int = PAPER_SEEDS[0]
+    fixed: Overrides = ()
+    recipe: str = "shared"
+
+    def draws(self, setting: Setting) -> dict[Overrides, Request]:
+        """What is drawn for a setting; a method's draws are the same for every task and cohort."""
+        base = Request(
+            setting.method, setting.task, setting.cxr, self.seed,
+            ehr=setting.ehr, preset=self.preset, recipe=self.recipe, validation_only=True,
+            overrides=self.fixed,
+        )  # fmt: skip
+        values = space(resolve(base), self.grid or default_grid(self.preset))
+        points = draw(values, self.n_draws, np.random.default_rng(DRAW_SEED))
+        return {point: replace(base, overrides=(*self.fixed, *point)) for point in points}
+
+
 def parser() -> Parser:
     """The command's arguments."""
     p = Parser(prog="python -m bench.search", description=__doc__)
@@ -86,6 +115,7 @@ def parser() -> Parser:
     p.add_argument("--grid", type=arguments.choice(Grid), metavar="NAME", help=", ".join(Grid))
     p.add_argument("--seed", type=int, default=PAPER_SEEDS[0], metavar="N", help="of every run")
     p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
+    arguments.add_overrides(p)
     arguments.add_place(p)
     arguments.add_machine(p)
     p.add_argument("--dry-run", action="store_true", help="print the plan and stop")
@@ -97,34 +127,60 @@ def main(argv: Sequence[str] | None = None) -> int:
     arg = parser().parse_args(argv)
     settings = _settings(arg.table, arg.method, arg.preset)
     cohort, store = open_cohort(arg.cohort, arg.preset), Store(arg.results)
-    if not arg.dry_run:
-        store.check_writable()
-    grid = arg.grid or default_grid(arg.preset)
-    drawn = {
-        setting: _requests(setting, arg.preset, grid, arg.draws, arg.seed) for setting in settings
-    }
-    everything = [request for requests in drawn.values() for request in requests]
-    plan = make_plan("search", everything, cohort, store)
+    search = Search(arg.preset, arg.draws, arg.grid, arg.seed, tuple(arg.set), arg.recipe)
+    if arg.dry_run:
+        plan = _plan(search, settings, cohort, store)
+        print(plan.summary(plan.to_do(), store, arg.jobs or default_jobs(arg.device)))
+        return 0
+    return work_off(search, settings, arg, cohort, store)
+
+
+def work_off(
+    search: Search,
+    settings: Sequence[Setting],
+    arg: argparse.Namespace,
+    cohort: Cohort,
+    store: Store,
+) -> int:
+    """Train every draw that is open and write down the best of each setting.
+
+    arg: jobs, device and threads, as commands that train take them
+
+    Returns:
+        0 if every draw was trained, 1 if some failed.
+    """
+    store.check_writable()
+    plan = _plan(search, settings, cohort, store)
     jobs = arg.jobs or default_jobs(arg.device)
     print(plan.summary(plan.to_do(), store, jobs), flush=True)
-    if arg.dry_run:
-        return 0
     failed = 0
     for outcome in run_all(
         plan.to_do(), cohort.path, device=arg.device, threads=arg.threads, jobs=jobs
     ):
         failed += outcome.error is not None
         print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
-    for setting, requests in drawn.items():
-        done = [
-            run for run in make_plan("setting", requests, cohort, store).runs
-            if run.files.record.exists()
-        ]  # fmt: skip
+    for setting in settings:
+        done = _done(search, setting, cohort, store)
         if done:
-            record = _choose(setting, done, arg.preset, grid, cohort)
-            write_json(store.search(f"{setting.name}-{arg.preset}"), record)
+            record = _choose(search, setting, done, cohort)
+            write_json(store.search(f"{setting.name}-{search.preset}"), record)
             print(f"{setting.name}: {_line(record)}")
     return int(failed > 0)
+
+
+def _plan(search: Search, settings: Iterable[Setting], cohort: Cohort, store: Store) -> Plan:
+    requests = [request for setting in settings for request in search.draws(setting).values()]
+    return make_plan("search", requests, cohort, store)
+
+
+def _done(
+    search: Search, setting: Setting, cohort: Cohort, store: Store
+) -> dict[Overrides, PlannedRun]:
+    """A setting's finished runs, by what was drawn."""
+    draws = search.draws(setting)
+    runs = make_plan("setting", list(draws.values()), cohort, store).runs
+    drawn = zip(draws, runs, strict=True)
+    return {point: run for point, run in drawn if run.files.record.exists()}
 
 
 def _settings(
@@ -155,40 +211,31 @@ def _is_accepted(setting: Setting) -> bool:
     return True
 
 
-def _requests(setting: Setting, preset: Preset, grid: Grid, n: int, seed: int) -> list[Request]:
-    """The draws of a setting; a method's draws are the same for every task and cohort."""
-    base = Request(
-        setting.method, setting.task, setting.cxr, seed,
-        ehr=setting.ehr, preset=preset, validation_only=True,
-    )  # fmt: skip
-    points = draw(space(resolve(base), grid), n, np.random.default_rng(DRAW_SEED))
-    return [replace(base, overrides=overrides) for overrides in points]
-
-
 def _choose(
-    setting: Setting, runs: Sequence[PlannedRun], preset: Preset, grid: Grid, cohort: Cohort
+    search: Search, setting: Setting, done: Mapping[Overrides, PlannedRun], cohort: Cohort
 ) -> dict[str, Any]:
     """The best draw on validation; of equal ones the first drawn."""
-    selections = [run.files.read_record()["selection"] for run in runs]
-    best = max(range(len(runs)), key=lambda i: selections[i]["value"])
+    selections = {point: run.files.read_record()["selection"] for point, run in done.items()}
+    best = max(selections, key=lambda point: selections[point]["value"])
     return {
         "method": setting.method,
         "task": str(setting.task),
         "cxr": str(setting.cxr),
         "ehr": setting.ehr,
-        "preset": str(preset),
-        "grid": str(grid),
+        "preset": str(search.preset),
+        "grid": str(search.grid or default_grid(search.preset)),
+        "fixed": list(search.fixed),
         "cohort": cohort.content_hash,
-        "overrides": list(runs[best].config.request.overrides),
+        "overrides": list(best),
         "rule": selections[best]["rule"],
         "value": selections[best]["value"],
         "draws": [
             {
-                "overrides": list(run.config.request.overrides),
-                "value": selection["value"],
+                "overrides": list(point),
+                "value": selections[point]["value"],
                 "run_id": run.run_id,
             }
-            for run, selection in zip(runs, selections, strict=True)
+            for point, run in done.items()
         ],
     }
 
