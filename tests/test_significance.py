@@ -159,8 +159,14 @@ def test_equally_good_methods_are_rarely_told_apart():
     # A small version of the study (which wants .035 to .065 in 1000 sets): 150 sets, wider bounds;
     # a binomial share of .05 lies outside .01 to .11 once in some hundred times.
     rates = type_one_error.rejection_rates(150, 120, 199, seed=1, names=("auroc",))
-    assert 0.01 <= rates["bootstrap"]["auroc"] <= 0.11
-    assert 0.01 <= rates["permutation"]["auroc"] <= 0.11
+    for test in ("bootstrap", "permutation", "delong"):
+        assert 0.01 <= rates[test, "auroc"] <= 0.11
+    assert rates["mcnemar", "accuracy"] <= 0.11
+
+
+def test_a_better_method_is_told_apart():
+    rates = type_one_error.rejection_rates(20, 400, 199, seed=1, names=("auroc",), gain=1.0)
+    assert min(rates[test, "auroc"] for test in ("bootstrap", "permutation", "delong")) > 0.7
 
 
 class TestClassical:

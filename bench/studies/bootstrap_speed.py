@@ -96,6 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{N_RUNS} runs, {sum(map(len, METRICS.values()))} metrics, B = {arg.resamples}")
     print(f"ours                  {ours:8.1f} s")
     print(f"loop over scikit-learn {loop:7.0f} s (extrapolated from {arg.loop} resamples, one run)")
+    print(f"ratio                 {loop / ours:8.0f}")
     return 0
 
 

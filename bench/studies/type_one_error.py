@@ -1,14 +1,18 @@
-"""How often the tests reject when two methods are equally good: should be 5 % at level 0.05.
+"""How often the tests reject when two methods are equally good, and when one is better.
 
-python -m bench.studies.type_one_error
+    python -m bench.studies.type_one_error
+    python -m bench.studies.type_one_error --gain 0.3        (power instead of the error rate)
 
-In a simulated test set each subject has one to three samples that share a label and a subject
-effect. Both methods' scores come from the same distribution, seed by seed, given the labels.
+Resampling tests see three seeds a method and subjects with one to three samples that share a label
+and a subject effect. DeLong and McNemar take samples as independent and one model a method: they
+see one sample a subject and one seed. Given the labels, both methods' scores come from the same
+distribution, `gain` aside, which lifts the first method's logits of positives.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm import trange
@@ -17,29 +21,50 @@ from bench.arguments import positive
 from bench.data.vocabulary import Task
 from bench.errors import Parser, run_command
 from bench.metrics import Scorer
-from bench.significance import bootstrap, permutation_p, two_sided_p
+from bench.significance import bootstrap, delong, mcnemar, permutation_p, two_sided_p
 
 METRICS = ("auroc", "auprc", "accuracy")
 N_SEEDS = 3
 PREVALENCE = 0.3
 
 
-def scorers_under_null(
-    n_subjects: int, generator: np.random.Generator
-) -> list[tuple[Scorer, Scorer]]:
-    """Predictions of two equally good methods for one clustered test set, a pair per seed."""
-    subject = np.repeat(np.arange(n_subjects), generator.integers(1, 4, n_subjects))
+@dataclass(frozen=True)
+class TestSet:
+    """Predictions of two methods: labels and subject [n], logits [2 methods, seeds, n]."""
+
+    labels: np.ndarray
+    subject: np.ndarray
+    logits: np.ndarray
+
+    def scorers(self) -> list[tuple[Scorer, Scorer]]:
+        """Both methods' scorers, a pair per seed."""
+        return [
+            (self._scorer(first), self._scorer(second))
+            for first, second in zip(*self.logits, strict=True)
+        ]
+
+    def _scorer(self, logits: np.ndarray) -> Scorer:
+        return Scorer.of(Task.MORTALITY, logits[:, None], self.labels, self.subject)
+
+
+def simulate(
+    n_subjects: int,
+    generator: np.random.Generator,
+    gain: float = 0.0,
+    n_seeds: int = N_SEEDS,
+    most_samples: int = 3,
+) -> TestSet:
+    """A test set of subjects with 1 to `most_samples` samples each."""
+    n_samples = generator.integers(1, most_samples + 1, n_subjects)
+    subject = np.repeat(np.arange(n_subjects), n_samples)
     labels = (generator.random(n_subjects) < PREVALENCE).astype(np.int64)[subject]
     # What both methods see of a subject, whatever their seed: makes their errors alike.
     shared = generator.normal(size=n_subjects)[subject]
-
-    def scorer(subject_effect: np.ndarray) -> Scorer:
-        noise = generator.normal(size=len(labels))
-        logits = 1.5 * labels - 1 + shared + subject_effect[subject] + 0.5 * noise
-        return Scorer.of(Task.MORTALITY, logits[:, None], labels, subject)
-
-    effects = generator.normal(scale=0.7, size=(2, n_subjects))
-    return [(scorer(effects[0]), scorer(effects[1])) for _ in range(N_SEEDS)]
+    effects = generator.normal(scale=0.7, size=(2, n_subjects))[:, None, subject]
+    noise = generator.normal(scale=0.5, size=(2, n_seeds, len(labels)))
+    logits = 1.5 * labels - 1 + shared + effects + noise
+    logits[0] += gain * labels
+    return TestSet(labels, subject, logits)
 
 
 def p_by_bootstrap(
@@ -50,13 +75,11 @@ def p_by_bootstrap(
 ) -> list[float]:
     """Paired cluster bootstrap, one p per metric."""
 
-    n_subjects = pairs[0][0].n_subjects
-
     def difference(counts: np.ndarray) -> np.ndarray:
         values = [a.values(names, counts) - b.values(names, counts) for a, b in pairs]
         return np.mean(values, axis=0)[:, None]
 
-    resamples = bootstrap(difference, n_subjects, n_resamples, generator)
+    resamples = bootstrap(difference, pairs[0][0].n_subjects, n_resamples, generator)
     return [two_sided_p(values) for values in resamples.values[:, 0]]
 
 
@@ -70,7 +93,23 @@ def p_by_permutation(
     return [permutation_p(pairs, name, n_resamples, generator) for name in names]
 
 
-TESTS = {"bootstrap": p_by_bootstrap, "permutation": p_by_permutation}
+def p_by_delong(test_set: TestSet) -> float:
+    """DeLong's test of the first seeds' AUROCs."""
+    return delong(test_set.labels, *test_set.logits[:, 0]).p
+
+
+def p_by_mcnemar(test_set: TestSet) -> float:
+    """Exact McNemar test of the first seeds' correct answers."""
+    first, second = (test_set.logits[:, 0] > 0) == test_set.labels
+    return mcnemar(first, second)
+
+
+RESAMPLING = {"bootstrap": p_by_bootstrap, "permutation": p_by_permutation}
+INDEPENDENT: dict[str, tuple[str, Callable[[TestSet], float]]] = {
+    "delong": ("auroc", p_by_delong),
+    "mcnemar": ("accuracy", p_by_mcnemar),
+}
+"""Tests of one sample a subject and one seed, each with the metric it is about."""
 
 
 def rejection_rates(
@@ -79,19 +118,24 @@ def rejection_rates(
     n_resamples: int,
     seed: int,
     names: Sequence[str] = METRICS,
+    gain: float = 0.0,
     level: float = 0.05,
-) -> dict[str, dict[str, float]]:
-    """Share of simulated test sets in which each test rejects at `level`, per metric."""
-    rejected = {test: np.zeros(len(names)) for test in TESTS}
+) -> dict[tuple[str, str], float]:
+    """Share of simulated test sets in which a test rejects at `level`, by test and metric."""
+    rejected: dict[tuple[str, str], int] = {}
     for k in trange(n_sets, unit="set", disable=None):
         generator = np.random.default_rng([seed, k])
-        pairs = scorers_under_null(n_subjects, generator)
-        for test, p_values in TESTS.items():
-            p = np.array(p_values(pairs, names, n_resamples, generator))
-            rejected[test] += p < level
-    return {
-        test: dict(zip(names, (n / n_sets).tolist(), strict=True)) for test, n in rejected.items()
-    }
+        pairs = simulate(n_subjects, generator, gain).scorers()
+        p_values = {
+            (test, name): p
+            for test, p_of in RESAMPLING.items()
+            for name, p in zip(names, p_of(pairs, names, n_resamples, generator), strict=True)
+        }
+        independent = simulate(n_subjects, generator, gain, n_seeds=1, most_samples=1)
+        p_values |= {(test, name): p(independent) for test, (name, p) in INDEPENDENT.items()}
+        for key, p in p_values.items():
+            rejected[key] = rejected.get(key, 0) + (p < level)
+    return {key: n / n_sets for key, n in rejected.items()}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,13 +145,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     p.add_argument("--resamples", type=positive, default=999, metavar="N", help="B of each test")
     p.add_argument("--seed", type=int, default=7, metavar="N", help="random seed")
     p.add_argument("--subjects", type=positive, default=120, metavar="N", help="in a test set")
+    p.add_argument("--gain", type=float, default=0.0, metavar="X", help="of the first method")
     arg = p.parse_args(argv)
-    rates = rejection_rates(arg.sets, arg.subjects, arg.resamples, arg.seed)
-    print(f"{arg.sets} test sets of {arg.subjects} subjects, {N_SEEDS} seeds, B = {arg.resamples}")
-    print("share rejected at 0.05; wanted 0.035 to 0.065")
-    for test, by_metric in rates.items():
-        for metric, rate in by_metric.items():
-            print(f"{test:<12} {metric:<9} {rate:.3f}")
+    rates = rejection_rates(arg.sets, arg.subjects, arg.resamples, arg.seed, gain=arg.gain)
+    wanted = "power" if arg.gain else "wanted 0.035 to 0.065, mcnemar at most 0.065"
+    print(
+        f"{arg.sets} test sets of {arg.subjects} subjects, B = {arg.resamples}, gain {arg.gain:g}"
+    )
+    print(f"share rejected at 0.05; {wanted}")
+    for (test, metric), rate in rates.items():
+        print(f"{test:<12} {metric:<9} {rate:.3f}")
     return 0
 
 
