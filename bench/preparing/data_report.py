@@ -17,6 +17,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from bench import page
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import (
     DISEASES,
@@ -26,7 +27,7 @@ from bench.data.vocabulary import (
     Split,
 )
 from bench.errors import Parser, UserError
-from bench.preparing import describing, page
+from bench.preparing import describing
 from bench.preparing.checking import Check, check_cohort
 from bench.preparing.describing import CLASSES, LENGTHS_OF_STAY, MIN_PATIENTS, MORTALITY
 from bench.preparing.report_pictures import (
@@ -67,7 +68,7 @@ def run_check(arg: argparse.Namespace) -> int:
 
 def summary(cohort: Cohort, checks: Sequence[Check], release: bool = False) -> str:
     """A few lines of text: what the cohort is and how each check went."""
-    lines = [f"{cohort.title} ({', '.join(_labels(cohort))}), {cohort.content_hash}"]
+    lines = [f"{cohort.title} ({', '.join(labels(cohort))}), {cohort.content_hash}"]
     for check in checks:
         detail = "" if release else f" ({check.detail})"
         lines.append(f"  {VERDICTS[check.holds]:<11}  {check.name}{detail}")
@@ -112,8 +113,8 @@ def _page(cohort: Cohort, checks: Sequence[Check], release: bool, show_patients:
     body = [
         _head(cohort, title, release, show_patients),
         _checks(checks, release),
-        _origin(cohort, min_patients),
-        _label_tables(cohort, min_patients),
+        origin(cohort, min_patients),
+        label_tables(cohort, min_patients),
         _films(cohort, min_patients),
         _ehr(cohort, min_patients),
         _patients(cohort, show_patients),
@@ -121,7 +122,8 @@ def _page(cohort: Cohort, checks: Sequence[Check], release: bool, show_patients:
     return page.page(title, body)
 
 
-def _labels(cohort: Cohort) -> list[str]:
+def labels(cohort: Cohort) -> list[str]:
+    """What kind of data it is."""
     return [
         "SIMULATED DATA" if cohort.is_simulated else "REAL DATA",
         "CREDENTIALED" if cohort.is_credentialed else "not credentialed",
@@ -129,7 +131,6 @@ def _labels(cohort: Cohort) -> list[str]:
 
 
 def _head(cohort: Cohort, title: str, release: bool, show_patients: bool) -> str:
-    labels = "".join(f"<span>{escape(label)}</span>" for label in _labels(cohort))
     notes = []
     if cohort.is_simulated:
         notes.append("Simulated: these numbers say nothing about MIMIC.")
@@ -140,9 +141,9 @@ def _head(cohort: Cohort, title: str, release: bool, show_patients: bool) -> str
     if release:
         notes.append(f"Cells of 1 to {MIN_PATIENTS - 1} patients, and what would give them away, "
                      "are hidden (–).")  # fmt: skip
-    warnings = "".join(f'<p class="warning">{escape(note)}</p>' for note in notes)
+    warnings = "".join(map(page.warning, notes))
     return (
-        f'<h1>{escape(title)}</h1>\n<p class="labels">{labels}</p>\n'
+        f"<h1>{escape(title)}</h1>\n{page.banners(labels(cohort))}\n"
         f"<p>Content hash <code>{escape(cohort.content_hash)}</code></p>\n{warnings}"
     )
 
@@ -159,7 +160,7 @@ def _checks(checks: Sequence[Check], release: bool) -> str:
     return page.section("Checks", f'<ul class="checks">{"".join(items)}</ul>')
 
 
-def _origin(cohort: Cohort, min_patients: int) -> str:
+def origin(cohort: Cohort, min_patients: int) -> str:
     """Where it comes from, and what each rule left."""
     told = {
         "source": cohort.title,
@@ -177,11 +178,15 @@ def _origin(cohort: Cohort, min_patients: int) -> str:
     attrition.columns = ["stays", "films", "subjects"]
     steps = page.table("left after", attrition) if len(attrition) else "<p>Not recorded.</p>"
     return page.section(
-        "Origin", f"<p>{'<br>'.join(lines)}</p>", "<h3>Left after each rule</h3>", steps
+        "Origin",
+        f"<p>{'<br>'.join(lines)}</p>",
+        "<h3>Left after each rule</h3>",
+        steps,
+        name="origin",
     )
 
 
-def _label_tables(cohort: Cohort, min_patients: int) -> str:
+def label_tables(cohort: Cohort, min_patients: int) -> str:
     """Samples and labels; the paper's counts beside those of a real credentialed cohort."""
     is_papers = cohort.is_credentialed and not cohort.is_simulated
     paper = {n: describing.paper_counts(n) if is_papers else None for n in (4, 5, 6, 7)}
@@ -191,7 +196,7 @@ def _label_tables(cohort: Cohort, min_patients: int) -> str:
         page.titled("Samples of each split", page.table("split", sizes, paper[4])),
     ]
     if cohort.manifest.get("labels") == "none":
-        return page.section("Labels", *parts, "<p>The cohort has no labels.</p>")
+        return page.section("Labels", *parts, "<p>The cohort has no labels.</p>", name="labels")
     for column, classes in (("mortality", MORTALITY), ("length_of_stay", LENGTHS_OF_STAY)):
         counts = describing.outcome(cohort, column, classes, min_patients)
         title = f"{column.capitalize().replace('_', ' ')} of ICU samples"
@@ -209,7 +214,7 @@ def _label_tables(cohort: Cohort, min_patients: int) -> str:
     parts.append(
         page.titled("Progression labels of each split", _progression(cohort, min_patients))
     )
-    return page.section("Labels", *parts)
+    return page.section("Labels", *parts, name="labels")
 
 
 def _progression(cohort: Cohort, min_patients: int) -> str:

@@ -25,6 +25,7 @@ from bench.preparing.windows import (
     pair_windows,
     stay_windows,
 )
+from bench.preparing.workplace import Workplace
 
 SECONDS_PER_DAY = 86_400
 
@@ -47,7 +48,7 @@ def prepare_ehr(
     training: np.ndarray,
     rules: Rules,
     oddities: Counter[str],
-    jobs: int = 1,
+    work: Workplace,
     item_map: ItemMap = ItemMap.OFFICIAL,
 ) -> Ehr:
     """Read the events of the kept stays and turn them into windows.
@@ -58,7 +59,7 @@ def prepare_ehr(
         training: bool [stays]; stays of training subjects, on which normalisation is fitted
         rules: the rules
         oddities: counts what had to be mended
-        jobs: threads
+        work: where stages are kept, and how much of the machine may be used
         item_map: which items feed the variables
     """
     stays, pairs = selection.stays, selection.pairs
@@ -67,7 +68,7 @@ def prepare_ehr(
     if rules.measures_look_ahead:
         until = np.maximum(until, (stays["los_days"].to_numpy() * SECONDS_PER_DAY).astype(np.int64))
     items = sorted({*ITEMS[item_map](), *MEASURE_ITEMS})
-    raw = read_raw_events(mimic_iv, stays, until, items, rules, jobs, oddities)
+    raw = read_raw_events(mimic_iv, stays, until, items, rules, oddities, work)
     inputs = demographics(stays, raw, _first_prediction(pairs, len(stays)), rules)
     events = clean_events(raw, rules, oddities, item_map)
     impute = ranges(rules, item_map).impute

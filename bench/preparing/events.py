@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -22,9 +23,10 @@ from bench.preparing.tables import (
     Table,
     find_table,
     number_list,
-    query,
     source,
+    stream,
 )
+from bench.preparing.workplace import Workplace, key_of_inputs, mark_of, throwaway_workplace
 
 HOUR: Final = 3600
 """Seconds in an hour; event and film times are whole seconds since ICU admission."""
@@ -135,12 +137,13 @@ def read_raw_events(
     until_seconds: np.ndarray,
     items: list[int],
     rules: Rules,
-    jobs: int = 1,
     oddities: Counter[str] | None = None,
+    work: Workplace | None = None,
 ) -> pd.DataFrame:
     """Stream the event tables and keep the given items of the given stays.
 
-    An event without subject or time belongs to no stay; it is counted in `oddities`.
+    An event without subject or time belongs to no stay; it is counted in `oddities`. Each table is
+    a stage of the workplace.
 
     Args:
         mimic_iv: root of MIMIC-IV
@@ -148,12 +151,12 @@ def read_raw_events(
         until_seconds: int64 [stays]; last time that is of interest, since ICU admission
         items: item ids of the shipped table
         rules: the rules
-        jobs: threads
         oddities: counts what had to be left out
+        work: where stages are kept, and how much of the machine may be used
 
     Returns:
         Columns stay (row in `stays`), itemid, seconds, value (text, of the coma scale only) and
-        number (NaN if none).
+        number (NaN if none); rows in no order.
     """
     start = BASELINE_HOURS_OFFICIAL if rules.events_by_stay_id else BASELINE_HOURS
     spans = pd.DataFrame(
@@ -168,17 +171,27 @@ def read_raw_events(
         }
     )
     parts = []
-    for name, table in TABLES.items():
-        own_items = [item for item in items if table_of_item()[item] == name]
-        if own_items:
-            path = find_table(mimic_iv, table)
-            sql = _events_sql(path, table, own_items, rules)
-            parts.append(query(path, sql, {"spans": spans}, jobs))
+    with nullcontext(work) if work else throwaway_workplace() as place:
+        for name, table in TABLES.items():
+            own_items = [item for item in items if table_of_item()[item] == name]
+            if own_items:
+                path = find_table(mimic_iv, table)
+                sql = _events_sql(path, table, own_items, rules)
+                parts.append(_kept_events(name, path, sql, spans, place))
     raw = pd.concat(parts, ignore_index=True)
     lost = raw["stay"].isna()
     if oddities is not None:
         oddities["charted values left out: no subject or no time"] += int(lost.sum())
     return raw[~lost].astype({"stay": np.int64, "seconds": np.int64})
+
+
+def _kept_events(
+    name: str, path: Path, sql: str, spans: pd.DataFrame, work: Workplace
+) -> pd.DataFrame:
+    key = key_of_inputs(mark_of(path), sql, spans.to_csv(index=False))
+    return pd.read_parquet(
+        work.stage(name, key, lambda kept: stream(path, sql, {"spans": spans}, kept, work))
+    )
 
 
 def _events_sql(path: Path, table: Table, items: list[int], rules: Rules) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,30 +12,35 @@ import numpy as np
 
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Split
-from bench.preparing.attrition import Attrition
+from bench.errors import UserError
+from bench.preparing.attrition import Attrition, Step
 from bench.preparing.ehr import prepare_ehr
 from bench.preparing.films import film_path
 from bench.preparing.findings import read_findings
 from bench.preparing.images import FilmFile, Sizes, inspect_films
 from bench.preparing.items import ItemMap
-from bench.preparing.progression import read_gold
+from bench.preparing.paper_cohort import compare_with_paper
+from bench.preparing.progression import Gold, read_gold
 from bench.preparing.provenance import Provenance
-from bench.preparing.rules import NOT_REPRODUCED, Rules
+from bench.preparing.releases import releases
+from bench.preparing.rules import NOT_REPRODUCED, OFFICIAL, Rules
 from bench.preparing.scene_graphs import Box, SceneGraphs
 from bench.preparing.selection import RawFolders, select
 from bench.preparing.splits import split_subjects
+from bench.preparing.workplace import MEMORY_GB, workplace
 from bench.preparing.writing import write_selection
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to prepare: rules, array sizes, seed of the split, parallel workers, EHR items."""
+    """How to prepare: rules, array sizes, seed of the split, EHR items, cores and memory."""
 
     rules: Rules
     sizes: Sizes
     seed: int = 0
     jobs: int = 1
     items: ItemMap = ItemMap.OFFICIAL
+    memory_gb: float = MEMORY_GB
 
 
 def prepare_mimic(
@@ -51,9 +57,12 @@ def prepare_mimic(
     """
     rules, attrition = options.rules, Attrition()
     gold = read_gold(raw.imagenome, attrition.oddities)
-    selection, boxes = select(raw, SceneGraphs(raw.imagenome), gold, rules, attrition)
+    graphs = SceneGraphs(raw.imagenome)
+    selection, boxes = select(raw, graphs, gold, rules, attrition)
+    found = releases(raw, graphs, attrition.steps[0].n_stays or 0)
     subjects = np.unique(selection.stays["subject_id"])
     split = split_subjects(subjects, gold.subjects, np.random.default_rng(options.seed))
+    say(", ".join(f"{data_set} {release}" for data_set, release in found.items()))
     say(attrition.table())
 
     training = np.isin(selection.stays["subject_id"], subjects[split == Split.TRAIN])
@@ -63,31 +72,44 @@ def prepare_mimic(
     ]
     inspect_films(films, attrition.oddities)
     findings = read_findings(raw.mimic_cxr, selection.films, attrition.oddities)
-    ehr = prepare_ehr(
-        raw.mimic_iv,
-        selection,
-        training,
-        rules,
-        attrition.oddities,
-        jobs=options.jobs,
-        item_map=options.items,
-    )
-    cohort = write_selection(
-        out,
-        selection,
-        split,
-        ehr,
-        films,
-        findings,
-        options.sizes,
-        origin,
-        _manifest(options, attrition),
-        jobs=options.jobs,
-        nearest=rules.nearest_crops,
-    )
+    with workplace(out, options.jobs, options.memory_gb) as work:
+        ehr = prepare_ehr(
+            raw.mimic_iv,
+            selection,
+            training,
+            rules,
+            attrition.oddities,
+            work,
+            item_map=options.items,
+        )
+        cohort = write_selection(
+            out,
+            selection,
+            split,
+            ehr,
+            films,
+            findings,
+            options.sizes,
+            origin,
+            _manifest(options, attrition, found),
+            nearest=rules.nearest_crops,
+            work=work,
+        )
     for line in _remarks(cohort, attrition, rules):
         say(line)
+    if origin.credentialed and not origin.simulated:
+        official = _official_steps(raw, graphs, gold)
+        for line in compare_with_paper(cohort, attrition.steps, official, rules):
+            say(line)
     return cohort
+
+
+def _official_steps(raw: RawFolders, graphs: SceneGraphs, gold: Gold) -> list[Step]:
+    """What the official rules leave of the same raw data, up to where they leave nothing."""
+    attrition = Attrition()
+    with suppress(UserError):
+        select(raw, graphs, gold, OFFICIAL, attrition)
+    return attrition.steps
 
 
 def _film_file(mimic_cxr: Path, film: Any, boxes: dict[str, Box]) -> FilmFile:
@@ -96,14 +118,15 @@ def _film_file(mimic_cxr: Path, film: Any, boxes: dict[str, Box]) -> FilmFile:
     return FilmFile(film_path(mimic_cxr, film), boxes, size)
 
 
-def _manifest(options: Options, attrition: Attrition) -> dict[str, Any]:
+def _manifest(options: Options, attrition: Attrition, found: dict[str, str]) -> dict[str, Any]:
     rules = options.rules
     return {
         "labels": "reports",
         "region_boxes": "scene graphs",
+        "releases": found,
         "ehr_items": str(options.items),
-        "rules": rules.name,
-        "official_behaviour": [name for name, on in asdict(rules).items() if on is True],
+        "rules": rules.title,
+        "official_behaviour": rules.official_behaviour,
         "not_reproduced": list(NOT_REPRODUCED[rules.name]),
         "split_seed": options.seed,
         "attrition": attrition.to_json(),

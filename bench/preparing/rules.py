@@ -2,12 +2,13 @@
 
 The released preprocessing of DiPro has defects and looks into the future in places. `strict` mends
 both; `official` repeats them so that the paper's counts can be compared. Every field names one
-thing that the official code does, and `strict` does none of them.
+thing that the official code does, and `strict` does none of them; each can be switched alone.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
 MIN_AGE_YEARS: Final = 18
@@ -19,74 +20,122 @@ MAX_FILMS: Final = 14
 MIN_FILMS: Final = 2
 
 
+def _rule(official: str, strict: str) -> bool:
+    """A rule's field: what either does, in words for `--help`."""
+    rule: bool = field(default=False, metadata={"official": official, "strict": strict})
+    return rule
+
+
 @dataclass(frozen=True)
 class Rules:
-    """What the official code does; False is what `strict` does instead."""
+    """What the official code does; False is what `strict` does instead.
+
+    name: the set that these are, but for single rules that were switched
+    """
 
     name: str
 
     # Stays
-    anchor_age: bool = False
-    """Age in the anchor year; else at admission."""
-    death_by_dates: bool = False
-    """Died = dod or deathtime within the admission; else hospital_expire_flag."""
-    los_fence: bool = False
-    """Length of stay inside 1.5 IQR of the quartiles of all stays above 48 h; else no upper end."""
+    anchor_age: bool = _rule("age in the anchor year", "at admission")
+    death_by_dates: bool = _rule(
+        "died = dod or deathtime within the admission", "hospital_expire_flag"
+    )
+    los_fence: bool = _rule(
+        "length of stay inside 1.5 IQR of the quartiles of all stays above 48 h", "no upper end"
+    )
 
     # Films
-    last_film_of_study: bool = False
-    """Of a study's films the last in file order; else the smallest dicom_id."""
-    film_filters_look_ahead: bool = False
-    """A 15th film or a gap of 96 h at any time drops the stay, and gaps are taken once; else a
-    film list ends before them, and a gap counts from the film kept before."""
-    nearest_crops: bool = False
-    """Crops resized by nearest neighbour; else bilinear."""
+    last_film_of_study: bool = _rule(
+        "of a study's films the last in file order", "the smallest dicom_id"
+    )
+    film_filters_look_ahead: bool = _rule(
+        "a 15th film or a gap of 96 h at any time drops the stay, and gaps are taken once",
+        "a film list ends before them, and a gap counts from the film kept before",
+    )
+    nearest_crops: bool = _rule("crops resized by nearest neighbour", "bilinear")
 
     # Progression labels
-    pair_of_first_relation: bool = False
-    """A graph's relations all belong to the pair of its first one; else each to its own pair."""
-    negated_findings: bool = False
-    """Negated findings count; else only those that the report affirms."""
-    last_relation_wins: bool = False
-    """A region's label is its last relation's; else regions that disagree have none."""
-    gold_row_for_all_diseases: bool = False
-    """A pair's first gold row overrides every disease; else its own (and its region's)."""
-    no_region_edema: bool = False
-    """Edema has no region labels, for its name is not matched; else it has."""
+    pair_of_first_relation: bool = _rule(
+        "a graph's relations all belong to the pair of its first one", "each to its own pair"
+    )
+    negated_findings: bool = _rule("negated findings count", "only those that the report affirms")
+    last_relation_wins: bool = _rule(
+        "a region's label is its last relation's", "regions that disagree have none"
+    )
+    gold_row_for_all_diseases: bool = _rule(
+        "a pair's first gold row overrides every disease", "its own, and its region's"
+    )
+    no_region_edema: bool = _rule(
+        "edema has no region labels, for its name is not matched", "it has"
+    )
 
     # EHR
-    events_by_stay_id: bool = False
-    """Events belong to a stay by stay_id too, and only the hour before admission is a baseline;
-    else by time alone, 24 h before admission to discharge."""
-    hour_after_prediction: bool = False
-    """Windows run to the end of the hour after the one of the prediction time; else to it."""
-    fio2_always_divided: bool = False
-    """FiO2 is always divided by 100; else only above 1."""
-    gcs_none_missing: bool = False
-    """A charted 'None' of eye opening is missing; else score 1."""
-    inr_filled_as_seconds: bool = False
-    """INR is 14.5 (seconds of prothrombin time) before its first value; else 1.2."""
-    normalise_on_all: bool = False
-    """Mean and sd over the whole cohort; else over training subjects."""
+    events_by_stay_id: bool = _rule(
+        "events belong to a stay by stay_id too, and only the hour before admission is a baseline",
+        "by time alone, 24 h before admission to discharge",
+    )
+    hour_after_prediction: bool = _rule(
+        "windows run to the end of the hour after the one of the prediction time", "to it"
+    )
+    fio2_always_divided: bool = _rule("FiO2 is always divided by 100", "only above 1")
+    gcs_none_missing: bool = _rule("a charted 'None' of eye opening is missing", "score 1")
+    inr_filled_as_seconds: bool = _rule(
+        "INR is 14.5 (seconds of prothrombin time) before its first value", "1.2"
+    )
+    normalise_on_all: bool = _rule("mean and sd over the whole cohort", "over training subjects")
 
     # Demographics
-    measures_look_ahead: bool = False
-    """Height and weight are the stay's first; else the first before the prediction time."""
-    height_inches_as_cm: bool = False
-    """Heights in inches pass as centimetres; else they are converted."""
+    measures_look_ahead: bool = _rule(
+        "height and weight are the stay's first", "the first before the prediction time"
+    )
+    height_inches_as_cm: bool = _rule("heights in inches pass as centimetres", "converted")
 
     # Splits
-    subjects_without_sample: bool = False
-    """Subjects (and stays) without a sample take part in the split; else they are left out."""
+    subjects_without_sample: bool = _rule(
+        "subjects (and stays) without a sample take part in the split", "they are left out"
+    )
 
+    @property
+    def title(self) -> str:
+        """The set's name, and the rules that were switched."""
+        usual = RULES[self.name]
+        other = STRICT if usual == OFFICIAL else OFFICIAL
+        switched = [
+            f"{rule}={other.name}"
+            for rule in RULE_NAMES
+            if getattr(self, rule) != getattr(usual, rule)
+        ]
+        return ", ".join([self.name, *switched])
+
+    @property
+    def official_behaviour(self) -> list[str]:
+        """Rules that are as the official code has them."""
+        return [rule for rule in RULE_NAMES if getattr(self, rule)]
+
+
+RULE_NAMES: Final = tuple(rule.name for rule in fields(Rules) if rule.name != "name")
 
 STRICT: Final = Rules("strict")
 
-OFFICIAL: Final = Rules(
-    "official", **{field.name: True for field in fields(Rules) if field.name != "name"}
-)
+OFFICIAL: Final = Rules("official", **dict.fromkeys(RULE_NAMES, True))
 
 RULES: Final = {rules.name: rules for rules in (STRICT, OFFICIAL)}
+
+
+def switched(rules: Rules, switches: Mapping[str, str]) -> Rules:
+    """The rules with single ones (name -> strict or official) as the named set has them."""
+    return replace(rules, **{rule: getattr(RULES[name], rule) for rule, name in switches.items()})
+
+
+def described() -> str:
+    """Every rule in words: what the official code does, and what `strict` does instead."""
+    return "\n".join(
+        f"  {rule.name}\n    official: {rule.metadata['official']}\n"
+        f"    strict: {rule.metadata['strict']}"
+        for rule in fields(Rules)
+        if rule.name in RULE_NAMES
+    )
+
 
 NOT_REPRODUCED: Final = {
     "strict": (),

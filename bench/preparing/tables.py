@@ -12,7 +12,8 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -21,6 +22,7 @@ import pandas as pd
 
 from bench.data.vocabulary import DISEASE_IN_CHEXPERT
 from bench.errors import UserError, nearest
+from bench.preparing.workplace import Workplace
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -251,24 +253,35 @@ def source(path: Path, table: Table, exact: bool = False) -> str:
     )
 
 
-def query(
-    path: Path, sql: str, frames: Mapping[str, pd.DataFrame] | None = None, jobs: int = 1
-) -> pd.DataFrame:
-    """Run a query that scans `path`; `frames` can be joined by name.
+def query(path: Path, sql: str) -> pd.DataFrame:
+    """Run a query that scans a small file, `path`.
 
     Raises:
         UserError: the file is broken or holds a value of another type than declared.
     """
-    import duckdb
+    with _connected(path) as connection:
+        return connection.execute(sql).df()
 
-    with duckdb.connect() as connection:
-        _configure(connection, jobs)
-        for name, frame in (frames or {}).items():
+
+def stream(
+    path: Path, sql: str, frames: Mapping[str, pd.DataFrame], target: Path, work: Workplace
+) -> None:
+    """Run a query that scans a file of any size; its rows, in no order, go to a Parquet file.
+
+    `frames` can be joined by name.
+
+    Raises:
+        UserError: the file is broken or holds a value of another type than declared, or neither
+            the memory nor the disk is enough.
+    """
+    with _connected(path) as connection:
+        connection.execute(
+            f"SET threads = {work.jobs}; SET memory_limit = '{work.memory_gb}GB'; "
+            f"SET temp_directory = {_quoted(str(work.spill))}; SET preserve_insertion_order = false"
+        )
+        for name, frame in frames.items():
             connection.register(name, frame)
-        try:
-            return connection.execute(sql).df()
-        except duckdb.Error as error:
-            raise _explained(path, str(error)) from error
+        connection.execute(f"COPY ({sql}) TO {_quoted(str(target))} (FORMAT parquet)")
 
 
 def number_list(numbers: Iterable[int]) -> str:
@@ -276,8 +289,19 @@ def number_list(numbers: Iterable[int]) -> str:
     return ", ".join(str(int(number)) for number in numbers)
 
 
-def _configure(connection: DuckDBPyConnection, jobs: int) -> None:
-    connection.execute(f"SET threads = {jobs}; SET enable_progress_bar = false")
+@contextmanager
+def _connected(path: Path) -> Iterator[DuckDBPyConnection]:
+    """A new database on one thread; what it says of `path` becomes a user's error."""
+    import duckdb
+
+    with duckdb.connect() as connection:
+        connection.execute("SET threads = 1; SET enable_progress_bar = false")
+        try:
+            yield connection
+        except duckdb.OutOfMemoryException:
+            raise UserError(f"{path} cannot be read in so little memory: give more with --memory")
+        except duckdb.Error as error:
+            raise _explained(path, str(error)) from error
 
 
 def _quoted(text: str) -> str:
@@ -320,5 +344,7 @@ def _explained(path: Path, message: str) -> UserError:
     columns = re.search(r"Expected Number of Columns: (\d+) Found: (\d+)", message)
     if columns:
         return UserError(f"{where}: {columns[2]} fields, the header has {columns[1]}")
+    if "No space left" in message:
+        return UserError(f"the disk is full: no room for what is kept of {path}")
     first_line = message.splitlines()[0].removesuffix(f": {path}")
     return UserError(f"{where} cannot be read ({first_line}): download or unpack it again")

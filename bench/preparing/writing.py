@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from bench.preparing.ehr import Ehr
 from bench.preparing.images import FilmFile, Sizes, prepare_films
 from bench.preparing.provenance import Provenance
 from bench.preparing.selection import Selection
+from bench.preparing.workplace import Workplace, folder_beside, workplace
 
 
 def check_out(path: Path, force: bool) -> None:
@@ -29,6 +30,10 @@ def check_out(path: Path, force: bool) -> None:
     """
     is_empty = path.is_dir() and not any(path.iterdir())
     if path.exists() and not is_empty and not force:
+        if folder_beside(path).exists():
+            # Killed between the last rename and tidying up.
+            with workplace(path):
+                pass
         raise UserError(f"{path} exists: choose another --out, or replace it with --force")
     above = path.absolute().parent
     while not above.exists():
@@ -50,17 +55,17 @@ def write_selection(
     *,
     jobs: int = 1,
     nearest: bool = False,
+    work: Workplace | None = None,
 ) -> Cohort:
     """Decode the films and write the cohort; nothing half-written stays behind.
 
     `split` follows the sorted subject ids, `films` and `findings` (int8 [films, 7]) the rows of the
-    selection's films; `nearest` resizes crops by nearest neighbour.
+    selection's films; `nearest` resizes crops by nearest neighbour. The caller's workplace `work`
+    is used if there is one, else an own one with `jobs` cores.
     """
     secret = origin.secret()
-    out = out.absolute()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.films-", dir=out.parent) as scratch:
-        images = prepare_films(films, sizes, Path(scratch), jobs, nearest)
+    with nullcontext(work) if work else workplace(out, jobs) as place:
+        images = prepare_films(films, sizes, place.films, place.jobs, nearest)
         return write_cohort(
             out,
             tables=_tables(selection, split, ehr, secret),

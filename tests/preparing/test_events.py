@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from bench.data.vocabulary import EHR_VARIABLES
+from bench.errors import UserError
 from bench.preparing.events import (
     Events,
     clean_events,
@@ -17,8 +19,10 @@ from bench.preparing.events import (
     ranges,
     read_raw_events,
 )
-from bench.preparing.rules import STRICT, Rules
+from bench.preparing.rules import OFFICIAL, STRICT, Rules
 from bench.preparing.stays import read_stays
+from bench.preparing.tables import stream
+from bench.preparing.workplace import Workplace
 from tests.preparing.raw_tree import (
     CHART,
     FIO2,
@@ -28,6 +32,7 @@ from tests.preparing.raw_tree import (
     INTIME,
     URINE,
     RawTree,
+    plain_tree,
     stay_id,
     subject,
 )
@@ -191,3 +196,44 @@ def test_values_of_the_open_demo_are_those_of_the_release(mimic_iv_demo: Path):
         assert 0.85 * n_raw <= len(value) <= 1.25 * n_raw, name
         assert value.mean() == pytest.approx(mean, rel=0.12), name
         assert ranges(STRICT).low[i] <= value.min() <= value.max() <= ranges(STRICT).high[i]
+
+
+def test_a_finished_table_is_not_read_again_unless_something_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    tree = plain_tree(2)
+    raw = tree.write(tmp_path / "raw")
+    stays, items = read_stays(raw.mimic_iv), sorted(official_items())
+    streamed: list[str] = []
+
+    def counting(path: Path, *of: Any) -> None:
+        streamed.append(path.stem)
+        stream(path, *of)
+
+    def read(until: int = 5 * DAY, rules: Rules = STRICT) -> pd.DataFrame:
+        streamed.clear()
+        work = Workplace(tmp_path / "work", jobs=2)
+        last = np.full(len(stays), until)
+        events = read_raw_events(raw.mimic_iv, stays, last, items, rules, work=work)
+        return events.sort_values(["stay", "itemid", "seconds"], ignore_index=True)
+
+    (tmp_path / "work").mkdir()
+    monkeypatch.setattr("bench.preparing.events.stream", counting)
+    first = read()
+    assert streamed == ["chartevents", "outputevents"] and len(first) == 2 * 55 + 2
+    pd.testing.assert_frame_equal(read(), first)
+    assert streamed == []
+    assert len(read(until=DAY)) < len(first) and len(streamed) == 2
+    assert len(read(rules=OFFICIAL)) and len(streamed) == 2
+    chart = raw.mimic_iv / "icu" / "chartevents.csv"
+    chart.write_text(chart.read_text().replace(",60,60,", ",61,61,"))
+    assert read()["number"].sum() == first["number"].sum() + 1
+    assert streamed == ["chartevents"]
+
+
+def test_too_little_memory_is_said_so(tmp_path: Path):
+    raw = plain_tree(2).write(tmp_path / "raw")
+    stays = read_stays(raw.mimic_iv)
+    work = Workplace(tmp_path, memory_gb=1e-4)
+    with pytest.raises(UserError, match=r"chartevents\.csv cannot be read.*--memory"):
+        read_raw_events(raw.mimic_iv, stays, np.full(2, DAY), [HEART_RATE], STRICT, work=work)

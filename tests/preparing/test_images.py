@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
 from bench.data.vocabulary import BOX_REGIONS, REGIONS
 from bench.errors import UserError
+from bench.preparing import images
 from bench.preparing.images import (
+    LARGE_FILM,
+    FilmArrays,
     FilmFile,
     Sizes,
     crop,
@@ -22,6 +27,7 @@ from bench.preparing.images import (
 
 BILINEAR = Image.Resampling.BILINEAR
 SIZES = Sizes(film=40, region=20)
+BOX = (0, 0, 20, 20)
 
 
 def ramp(width: int, height: int) -> np.ndarray:
@@ -103,8 +109,107 @@ def test_films_come_out_in_their_order_whatever_the_workers(tmp_path: Path):
         for i in range(1, 9)
     ]
     for jobs in (1, 3):
-        arrays = prepare_films(films, SIZES, tmp_path, jobs)
+        arrays = prepare_films(films, SIZES, tmp_path / f"{jobs} jobs", jobs)
         assert arrays["films"][:, 20, 20].tolist() == [10 * i for i in range(1, 9)]
+
+
+def test_films_decoded_before_are_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    films = [
+        FilmFile(
+            saved(tmp_path, np.full((30, 30), 10 * i, np.uint8), f"{i}.png"), {"left lung": BOX}
+        )
+        for i in range(1, 7)
+    ]
+    decoded: list[str] = []
+    broken = {"4"}
+
+    def counting(film: FilmFile, *of: Any) -> FilmArrays:
+        decoded.append(film.path.stem)
+        if film.path.stem in broken:
+            raise UserError("the disk went away")
+        return prepare_film(film, *of)
+
+    def newly_decoded(nearest: bool = False) -> list[str]:
+        decoded.clear()
+        arrays = prepare_films(films, SIZES, tmp_path / "scratch", 1, nearest)
+        grey = [int(np.asarray(Image.open(film.path))[0, 0]) for film in films]
+        assert arrays["films"][:, 20, 20].tolist() == arrays["regions"][:, 0, 9, 9].tolist() == grey
+        assert arrays["region_present"][:, 0].all() and not np.isnan(arrays["boxes"][:, 0]).any()
+        return decoded
+
+    monkeypatch.setattr(images, "prepare_film", counting)
+    with pytest.raises(UserError):
+        newly_decoded()
+    broken.clear()
+    assert newly_decoded() == ["4", "5", "6"]
+    assert newly_decoded() == []
+    saved(tmp_path, np.full((30, 30), 99, np.uint8), "2.png")
+    films[4] = FilmFile(films[4].path, {"left lung": (0, 0, 25, 25)})
+    assert newly_decoded() == ["2", "5"]
+    assert newly_decoded(nearest=True) == ["1", "2", "3", "4", "5", "6"]
+
+
+def large_film(width: int, height: int, seed: int = 0) -> np.ndarray:
+    """Soft shapes, one hard edge and noise: uint8 [height, width]."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(40, 200, (24, 24), dtype=np.uint8))
+    film = np.array(coarse.resize((width, height), Image.Resampling.BICUBIC), float)
+    film[height // 3 : height // 2, width // 3 : width // 2] = 250
+    return np.clip(film + rng.normal(0, 3, film.shape), 0, 255).astype(np.uint8)
+
+
+LARGE_BOXES = {"left lung": (100, 200, 800, 1500), "cardiac silhouette": (-60, 700, 640, 1300)}
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+@pytest.mark.parametrize(("width", "height"), [(1536, 1792), (1791, 1535)])
+@pytest.mark.parametrize("sizes", [Sizes(224, 224), Sizes(128, 48), Sizes(128, 32)])
+def test_a_large_film_shrunk_in_two_steps_is_nearly_that_of_one(
+    sizes: Sizes, width: int, height: int, suffix: str, tmp_path: Path
+):
+    path = saved(tmp_path, large_film(width, height), f"film.{suffix}")
+    film, image = prepare_film(FilmFile(path, LARGE_BOXES), sizes), open_film(path)
+    assert film.film.shape == (sizes.film, sizes.film)
+    pairs = [(film.film, letterbox(image, sizes.film))]
+    for name, box in LARGE_BOXES.items():
+        of_one_step = crop(image, box, sizes.region, BILINEAR)
+        pairs.append((film.regions[REGIONS.index(name)], of_one_step))
+    for of_two, of_one in pairs:
+        off = np.abs(of_two.astype(int) - of_one)
+        assert off.mean() < 1 and off.max() < 32
+    assert film.boxes[0] == pytest.approx(prepare_film(FilmFile(path, LARGE_BOXES), SIZES).boxes[0])
+
+
+def test_a_jpeg_is_decoded_no_larger_than_its_targets_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = saved(tmp_path, large_film(1536, 1792), "film.jpg")
+    widths: list[int] = []
+    load = JpegImageFile.load
+
+    def watched(image: JpegImageFile) -> Any:
+        widths.append(image.width)
+        return load(image)
+
+    monkeypatch.setattr(JpegImageFile, "load", watched)
+    for region, factor in ((224, 1), (140, 2), (70, 4), (32, 8)):
+        prepare_film(FilmFile(path, LARGE_BOXES), Sizes(64, region))
+        assert widths.pop() == 1536 // factor
+    prepare_film(FilmFile(path, {**LARGE_BOXES, "mediastinum": (0, 0, 50, 300)}), Sizes(64, 32))
+    assert widths.pop() == 1536
+    prepare_film(FilmFile(path, LARGE_BOXES), Sizes(64, 32), nearest=True)
+    assert widths.pop() == 1536
+
+
+def test_nearest_crops_and_small_films_are_shrunk_in_one_step(tmp_path: Path):
+    large = saved(tmp_path, large_film(1536, 1792), "large.jpg")
+    film = prepare_film(FilmFile(large, LARGE_BOXES), Sizes(64, 16), nearest=True)
+    nearest = crop(open_film(large), LARGE_BOXES["left lung"], 16, Image.Resampling.NEAREST)
+    assert (film.regions[0] == nearest).all()
+    small = saved(tmp_path, large_film(LARGE_FILM, LARGE_FILM), "small.jpg")
+    film = prepare_film(FilmFile(small, {"left lung": (100, 100, 900, 900)}), Sizes(64, 16))
+    assert (film.film == letterbox(open_film(small), 64)).all()
+    assert (film.regions[0] == crop(open_film(small), (100, 100, 900, 900), 16, BILINEAR)).all()
 
 
 def test_broken_files_are_named(tmp_path: Path):
