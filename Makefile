@@ -14,7 +14,7 @@ SWEEP = $(PY) -m bench.sweep $(PLACE) $(if $(JOBS),--jobs $(JOBS))
 
 TABLES = table1 table2 table3 table10 table11 table12 table13 table14 table15 table18 table19
 
-.PHONY: help setup $(TABLES) table9 tables figures test lint clean
+.PHONY: help setup $(TABLES) table9 tables figures report test lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -54,6 +54,9 @@ tables: setup ## the same for all tables at once, then every figure
 
 figures: setup ## draw the figures again from stored runs (make tables makes the runs)
 	@$(PY) -m tables.figures figure2a figure2b case $(PLACE)
+
+report: setup ## write everything about the runs as one HTML file, RESULTS/report.html
+	@$(PY) -m tables.report $(PLACE)
 
 test: setup ## run the tests that take minutes (slow ones: .venv/bin/pytest -m slow)
 	@$(PY) -m pytest -n 2

@@ -17,10 +17,11 @@ from bench.contract import Preset
 from bench.data.vocabulary import Task
 from bench.errors import UserError, nearest
 from bench.registry import load_method
+from bench.store import Status
 from tables.definitions import Row, Table
-from tables.published import published
+from tables.published import contradiction, published
 from tables.runs import FoundRun, Selection, require_done
-from tables.scores import MetricScores, TaskRuns, collect, score
+from tables.scores import BOOTSTRAP_SEED, MetricScores, TaskRuns, collect, score
 
 FAMILY = ["task", "drop_ehr", "metric"]
 """What the comparisons that are corrected together have in common."""
@@ -131,9 +132,9 @@ def _cell(
     task, drop_ehr = scores.runs.task, scores.runs.setting.drop_ehr
     state, note = _state(row, scores)
     comparison, why_no_p = _comparison(row, reference, scores)
-    number = table.paper_table if with_paper else None
-    paper_mean, paper_sd = published(number, row, task, scores.metric, drop_ehr)
+    summary = _summary(row, scores)
     done = [run for run in scores.runs.of_row(row).values() if run.is_done]
+    number = table.paper_table if with_paper else None
     return {
         "table": table.name,
         "row": row.name,
@@ -146,12 +147,29 @@ def _cell(
         "task": str(task),
         "metric": scores.metric,
         "state": str(state),
-        **_summary(row, scores),
+        "n_stale": sum(run.status is Status.STALE for run in done),
+        **summary,
         **comparison,
         "note": "; ".join(filter(None, [note, why_no_p])),
         "run_ids": ";".join(run.folder for run in done),
-        "paper_mean": paper_mean,
-        "paper_sd": paper_sd,
+        **_beside_paper(number, row, scores, summary),
+    }
+
+
+def _beside_paper(
+    number: int | None, row: Row, scores: MetricScores, summary: dict[str, Any]
+) -> dict[str, Any]:
+    """What the paper's table prints, ours minus it, and whether our interval holds its mean."""
+    task, metric = scores.runs.task, scores.metric
+    mean, sd = published(number, row, task, metric, scores.runs.setting.drop_ehr)
+    difference = summary["mean"] - mean
+    is_inside = summary["ci_low"] <= mean <= summary["ci_high"]
+    return {
+        "paper_mean": mean,
+        "paper_sd": sd,
+        "paper_difference": difference,
+        "paper_in_interval": "" if np.isnan(difference) else "yes" if is_inside else "no",
+        "paper_note": contradiction(number, row, task, metric),
     }
 
 
@@ -198,8 +216,11 @@ def _why_undefined(runs: TaskRuns) -> str:
 
 
 def _comparison(row: Row, reference: Row, scores: MetricScores) -> tuple[dict[str, float], str]:
-    """Difference row minus reference and its p, seed matched with seed; or why there is none."""
-    nothing = {"difference": np.nan, "p": np.nan}
+    """Difference row minus reference, its p and nested interval; or why there is none.
+
+    Seed is matched with seed, but for the nested interval, which resamples seeds as well.
+    """
+    nothing = dict.fromkeys(["difference", "p", "nested_low", "nested_high"], np.nan)
     own, other = scores.places(row), scores.places(reference)
     if row == reference or not own or not scores.is_defined:
         return nothing, ""
@@ -210,8 +231,20 @@ def _comparison(row: Row, reference: Row, scores: MetricScores) -> tuple[dict[st
     nothing["difference"] = float((scores.values[a] - scores.values[b]).mean())
     if scores.redrawn_share > significance.MAX_REDRAWN:
         return nothing, f"no p: undefined in {scores.redrawn_share:.1%} of the resamples"
-    resampled = (scores.resampled[a] - scores.resampled[b]).mean(axis=0)
-    return nothing | {"p": significance.two_sided_p(resampled)}, ""
+    first, second = scores.resampled[a], scores.resampled[b]
+    p = significance.two_sided_p((first - second).mean(axis=0))
+    return nothing | {"p": p, **_nested(first, second)}, ""
+
+
+def _nested(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
+    """Interval of the difference of two rows' [R, B] over subjects and seeds; none of one seed."""
+    if len(first) < 2:
+        return {}
+    # A stream apart from that of the subjects, the same for every cell.
+    generator = np.random.default_rng([BOOTSTRAP_SEED, 1])
+    drawn = significance.nested_differences(first, second, generator)
+    low, high = significance.percentile_interval(drawn)
+    return {"nested_low": low, "nested_high": high}
 
 
 def _compared(frame: pd.DataFrame, reference: Row) -> pd.DataFrame:
@@ -222,6 +255,7 @@ def _compared(frame: pd.DataFrame, reference: Row) -> pd.DataFrame:
 def _with_stars(frame: pd.DataFrame, reference: Row) -> pd.DataFrame:
     """Add Holm-adjusted p and stars; a family is one column, all rows but the reference.
 
+    Stars are in brackets unless the nested interval, too, lies on one side of 0.
     A cell that waits for its runs counts as a comparison: when it gets its p, no other one rises.
     """
     adjusted = pd.Series(np.nan, index=frame.index)
@@ -229,5 +263,8 @@ def _with_stars(frame: pd.DataFrame, reference: Row) -> pd.DataFrame:
         adjusted[family.index] = significance.holm(family["p"].to_numpy())
     after_p = list(frame.columns).index("p") + 1
     frame.insert(after_p, "p_adjusted", adjusted)
-    frame.insert(after_p + 1, "stars", [significance.stars(p) for p in adjusted])
+    survives = (frame["nested_low"] > 0) | (frame["nested_high"] < 0)
+    marks = adjusted.map(significance.stars)
+    in_brackets = marks.where(survives | (marks == ""), "(" + marks + ")")
+    frame.insert(after_p + 1, "stars", in_brackets)
     return frame

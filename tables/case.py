@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import ScalarFormatter
 
 from bench.data.batch import Inputs, Samples
 from bench.data.cohort import Cohort
@@ -116,7 +117,7 @@ def _find(cohort: Cohort, runs: Sequence[FoundRun], stay: str, source: str) -> C
     assert runs[0].files is not None
     predictions = runs[0].files.read_predictions()
     pairs = cohort.pairs.set_index("pair_key").loc[predictions["sample"]]
-    stay_key = cohort.stays["stay_key"].to_numpy()[pairs["stay"]]
+    stay_key = _stay_keys(cohort, predictions)
     wanted = np.flatnonzero([key.startswith(stay) for key in stay_key])
     if not len(wanted):
         some = ", ".join(sorted(set(stay_key))[:3])
@@ -139,6 +140,27 @@ def _find(cohort: Cohort, runs: Sequence[FoundRun], stay: str, source: str) -> C
         labels=stored_arrays(predictions)[1][row],
         probability=logits,
     )
+
+
+def _stay_keys(cohort: Cohort, predictions: pd.DataFrame) -> np.ndarray:
+    """Key of the stay of each predicted pair."""
+    stay = cohort.pairs.set_index("pair_key")["stay"].loc[predictions["sample"]]
+    return cohort.stays["stay_key"].to_numpy(str)[stay]
+
+
+def labelled_stays(selection: Selection, n: int) -> list[str]:
+    """Keys of the n test stays with the most labels on one of their pairs, most first.
+
+    Raises:
+        UserError: no progression run of DiPro is done.
+    """
+    runs = runs_of_dipro(selection, [Task.DISEASE_PROGRESSION], "case")
+    files = next(run.files for run in runs if run.is_done)
+    assert files is not None
+    predictions = files.read_predictions()
+    n_labels = (stored_arrays(predictions)[1] != NOT_MENTIONED).sum(axis=1)
+    of_stays = pd.Series(n_labels).groupby(_stay_keys(selection.cohort, predictions)).max()
+    return list(of_stays.sort_values(ascending=False, kind="stable").index[:n])
 
 
 def _output(run: FoundRun, sample: str, source: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -178,11 +200,11 @@ def draw(found: Case, cohort: Cohort, title: str) -> Figure:
             _draw_film(axes, cohort, film, found.region_weights, name)
         colours = mpl.cm.ScalarMappable(_scale(found.region_weights), colormaps[COLOURMAP])
         place = figure.add_axes((0.622, 0.38, 0.01, 0.528))
-        figure.colorbar(colours, cax=place)
+        figure.colorbar(colours, cax=place, format=ScalarFormatter(useOffset=False))
         place.set_title("share of\nattention", fontsize=7)
         _draw_predictions(figure.add_axes((0.805, 0.41, 0.18, 0.47)), found)
         _draw_hours(figure.add_axes((0.055, 0.19, 0.935, 0.12)), found, cohort)
-        figure.suptitle(title, fontsize=9, weight="bold")
+        figure.suptitle(title, fontsize=9, weight="bold", x=0.01, ha="left")
     return figure
 
 

@@ -75,7 +75,12 @@ def _spread(drawn: np.ndarray) -> dict[str, float]:
 
 def forest(selection: Selection, source: str = "", table: str = "table2") -> dict[str, bytes]:
     """Forest plot: a panel per column of a table, a line per row; `source` is of no use here."""
-    built = build(named_table(table, selection), selection)
+    return forest_of(build(named_table(table, selection), selection))
+
+
+def forest_of(built: Built) -> dict[str, bytes]:
+    """Forest plot of a table's numbers."""
+    table, selection = built.table.name, built.selection
     numbers = differences(built)
     text = (
         f"Row minus {built.reference.name}, mean over seeds, seed matched with seed; right of 0 "

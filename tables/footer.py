@@ -16,6 +16,8 @@ from bench.search import Setting
 from bench.significance import STAR_LEVELS
 from bench.store import Status
 from tables.build import Built
+from tables.grid import paper_notes
+from tables.published import contradictions_of_text
 from tables.runs import FoundRun
 from tables.scores import BOOTSTRAP_SEED
 
@@ -29,7 +31,12 @@ class Note:
 
 
 def footer(built: Built) -> list[Note]:
-    """The notes of a table."""
+    """All notes of a table."""
+    return [*notes(built), *missing(built), *missing_at_once(built)]
+
+
+def notes(built: Built) -> list[Note]:
+    """What the numbers are and what they may be taken for."""
     done = [run for run in built.runs if run.is_done]
     texts = [
         *provenance(built.selection.cohort, built.selection.preset),
@@ -47,9 +54,13 @@ def footer(built: Built) -> list[Note]:
     ]
     sweep = built.selection.sweep_command(built.table.name)
     redo = [Note(f"{stale(done)} To redo them:", f"{sweep} --rerun stale")] if stale(done) else []
-    missing = _missing(built)
-    at_once = [Note("All that is missing, at once:", sweep)] if missing else []
-    return [*map(Note, texts), *redo, *missing, *at_once]
+    return [*map(Note, texts), *redo]
+
+
+def missing_at_once(built: Built) -> list[Note]:
+    """The command that makes all that is missing, if anything is."""
+    sweep = built.selection.sweep_command(built.table.name)
+    return [Note("All that is missing, at once:", sweep)] if missing(built) else []
 
 
 def provenance(cohort: Cohort, preset: Preset) -> list[str]:
@@ -102,11 +113,15 @@ def _diseases(built: Built) -> list[str]:
 def _paper(built: Built) -> list[str]:
     if not built.shows_paper:
         return []
-    note = f"'paper': the number that the paper's Table {built.table.paper_table} prints."
+    note = (
+        f"paper: mean ± sd that the paper's Table {built.table.paper_table} prints; Δ: ours minus "
+        "the paper's mean, which lies in our 95 % interval of the mean (in) or does not (out)."
+    )
     areas = [c.task for c in built.table.columns if c.metric == "auprc"]
     if set(areas) - {Task.MORTALITY}:
         note += " Its multi-class AUPRC is a trapezoid area; ours is average precision."
-    return [note]
+    cells = [f"[{letter}] {text}." for letter, text in paper_notes(built).items()]
+    return [note, *cells, *contradictions_of_text(built.table.paper_table)]
 
 
 def _stars(built: Built) -> str:
@@ -128,7 +143,9 @@ def _stars(built: Built) -> str:
         f"{levels}: differs from {built.reference.name}; two-sided paired cluster bootstrap over "
         f"test subjects, B = {built.n_resamples}, seed {BOOTSTRAP_SEED}, Holm-adjusted over the "
         f"{m} comparisons of each task and metric; smallest adjusted p attainable {floor:.2g}"
-        f"{short}. Conditional on the trained models: seeds are averaged over, not resampled."
+        f"{short}. Conditional on the trained models: seeds are averaged over, not resampled. "
+        "Stars in brackets: with the seeds resampled too, the 95 % interval of the difference "
+        "covers 0 (or there is one seed only)."
     )
 
 
@@ -199,7 +216,7 @@ def _undefined(built: Built) -> list[str]:
     return list(reasons)
 
 
-def _missing(built: Built) -> list[Note]:
+def missing(built: Built) -> list[Note]:
     """Runs that gave no number, with the reason and the command; row by row."""
     cohort = str(built.selection.cohort.path)
     groups: dict[tuple[str, Task, str], list[Request]] = {}
@@ -207,12 +224,12 @@ def _missing(built: Built) -> list[Note]:
         for (row, _), run in runs.found.items():
             if not run.is_done and not run.is_declined:
                 groups.setdefault((row.name, runs.task, run.reason), []).append(run.request)
-    notes = []
+    found = []
     for (name, task, reason), requests in groups.items():
         seeds = ", ".join(str(request.seed) for request in requests)
         text = f"Missing: {name} on {task}, seed {seeds}: {reason}."
-        notes.append(Note(text, requests[0].command(cohort)))
-    return notes
+        found.append(Note(text, requests[0].command(cohort)))
+    return found
 
 
 def _mixture(counts: Counter[str]) -> str:

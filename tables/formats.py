@@ -9,8 +9,8 @@ from itertools import groupby
 import pandas as pd
 from tabulate import tabulate
 
-from tables.build import Built
-from tables.footer import Note, footer
+from tables.build import FAMILY, Built
+from tables.footer import Note, footer, notes
 from tables.grid import Cell, grid
 
 Style = Callable[[Cell], str]
@@ -22,21 +22,25 @@ WIDTH = 100
 
 def plain(cell: Cell) -> str:
     """A cell without emphasis."""
-    return cell.text + cell.stars + cell.remark
+    return cell.text + _bracketed(cell) + cell.stars + cell.remark
+
+
+def _bracketed(cell: Cell) -> str:
+    return f" [{cell.note}]" if cell.note else ""
 
 
 def ansi(cell: Cell) -> str:
     """A cell for a terminal: the best bold, the best baseline underlined."""
     codes = ["1"] * cell.is_best + ["4"] * cell.is_best_baseline
     text = f"\x1b[{';'.join(codes)}m{cell.text}\x1b[0m" if codes else cell.text
-    return text + cell.stars + cell.remark
+    return text + _bracketed(cell) + cell.stars + cell.remark
 
 
 def markdown(cell: Cell) -> str:
     """A cell in Markdown."""
     text = f"<u>{cell.text}</u>" if cell.is_best_baseline else cell.text
     text = f"**{text}**" if cell.is_best else text
-    return text + cell.stars.replace("*", r"\*") + cell.remark
+    return text + _bracketed(cell) + cell.stars.replace("*", r"\*") + cell.remark
 
 
 def latex(cell: Cell) -> str:
@@ -44,7 +48,8 @@ def latex(cell: Cell) -> str:
     text = _escape(cell.text)
     text = rf"\underline{{{text}}}" if cell.is_best_baseline else text
     text = rf"\textbf{{{text}}}" if cell.is_best else text
-    return text + (f"$^{{{cell.stars}}}$" if cell.stars else "") + cell.remark
+    raised = cell.note + cell.stars
+    return text + (f"$^{{{raised}}}$" if raised else "") + cell.remark
 
 
 def as_text(built: Built, style: Style = plain) -> str:
@@ -55,10 +60,10 @@ def as_text(built: Built, style: Style = plain) -> str:
         headers=_two_lines(content.headings),
         disable_numparse=True,
     )
-    notes = [_wrapped(note) for note in footer(built)]
+    under = [_wrapped(note) for note in footer(built)]
     # Trailing blanks say nothing and differ between versions of tabulate.
     lines = [line.rstrip() for line in table.splitlines()]
-    return "\n".join([_title(built), "", *lines, "", *notes]) + "\n"
+    return "\n".join([_title(built), "", *lines, "", *under]) + "\n"
 
 
 def _two_lines(headings: list[tuple[str, str]]) -> list[str]:
@@ -85,8 +90,9 @@ def as_markdown(built: Built) -> str:
     body = [[markdown(cell) for cell in row] for row in content.rows]
     lines = [header, ["---"] * len(header), *body]
     table = ["| " + " | ".join(line) + " |" for line in lines]
-    notes = [_BEST_NOTE, *footer(built)]
-    listed = ["- " + note.text.replace("*", r"\*") + _code(note) for note in notes]
+    listed = [
+        "- " + note.text.replace("*", r"\*") + _code(note) for note in (BEST_NOTE, *footer(built))
+    ]
     return "\n".join([f"**{_title(built)}**", "", *table, "", *listed]) + "\n"
 
 
@@ -95,52 +101,71 @@ def _code(note: Note) -> str:
 
 
 def as_latex(built: Built) -> str:
-    """The table in LaTeX with booktabs, its footer in small print."""
+    """The table in LaTeX with booktabs, its footer in small print, what is missing as comments."""
     content = grid(built)
-    n_text = sum(not group for group, _ in content.headings)
-    columns = "l" * n_text + "c" * (len(content.headings) - n_text)
-    groups = [" & ".join([""] * n_text)]
-    rules = []
-    first = n_text + 1
-    for group, members in groupby(heading[0] for heading in content.headings[n_text:]):
-        size = len(list(members))
-        groups.append(rf"\multicolumn{{{size}}}{{c}}{{{_escape(group)}}}")
-        rules.append(rf"\cmidrule(lr){{{first}-{first + size - 1}}}")
-        first += size
+    headings, parts = content.stacked()
+    first, *others = parts.items()
     lines = [
-        "% needs \\usepackage{booktabs}",
+        "% needs \\usepackage{booktabs,graphicx}",
         r"\begin{table}[t]",
         r"\centering",
-        rf"\caption{{{_escape(_caption(built))}}}",
+        rf"\caption{{{_escape(caption(built))}}}",
         rf"\label{{tab:{built.table.name}}}",
-        rf"\begin{{tabular}}{{{columns}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{'l' * content.n_text}{'c' * (len(headings) - content.n_text)}}}",
         r"\toprule",
-        " & ".join(groups) + r" \\",
-        " ".join(rules),
-        " & ".join(_escape(name) for _, name in content.headings) + r" \\",
+        *_latex_groups([group for group, _ in headings], content.n_text),
+        " & ".join(_escape(name) for _, name in headings) + r" \\",
         r"\midrule",
-        *(" & ".join(latex(cell) for cell in row) + r" \\" for row in content.rows),
+        *map(_latex_row, first[1]),
+        *(line for part in others for line in _latex_part(*part, len(headings))),
         r"\bottomrule",
-        r"\end{tabular}",
+        r"\end{tabular}}",
         "",
-        r"\begin{minipage}{\linewidth}\footnotesize",
-        *(_paragraph(note) for note in (_BEST_NOTE, *footer(built))),
+        r"\medskip",
+        r"\begin{minipage}{\linewidth}\scriptsize\raggedright",
+        *(rf"{_escape(note.text)}\par" for note in (BEST_NOTE, *notes(built))),
         r"\end{minipage}",
         r"\end{table}",
+        *(f"% {note.text} {note.command}" for note in footer(built) if note.command),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _paragraph(note: Note) -> str:
-    code = rf" \texttt{{{_escape(note.command)}}}" if note.command else ""
-    return rf"{_escape(note.text)}{code}\par"
+def _latex_groups(groups: list[str], n_text: int) -> list[str]:
+    """The line of groups above the headings, and the rules below it."""
+    cells, rules, first = [" & ".join([""] * n_text)], [], n_text + 1
+    for group, members in groupby(groups[n_text:]):
+        size = len(list(members))
+        cells.append(rf"\multicolumn{{{size}}}{{c}}{{{_escape(group)}}}")
+        rules.append(rf"\cmidrule(lr){{{first}-{first + size - 1}}}")
+        first += size
+    return [" & ".join(cells) + r" \\", " ".join(rules)]
 
 
-_BEST_NOTE = Note("Bold: best; underlined: best row other than the reference.")
+def _latex_part(title: str, rows: list[list[Cell]], n_columns: int) -> list[str]:
+    """Further rows below a rule and their title."""
+    above = rf"\multicolumn{{{n_columns}}}{{l}}{{\emph{{{_escape(title)}}}}} \\"
+    return [r"\midrule", above, *map(_latex_row, rows)]
+
+
+def _latex_row(row: list[Cell]) -> str:
+    return " & ".join(map(latex, row)) + r" \\"
+
+
+BEST_NOTE = Note("Bold: best; underlined: best row other than the reference.")
 
 _LATEX_ESCAPES = str.maketrans(
     {character: f"\\{character}" for character in "&%$#_{}"}
-    | {"±": r"$\pm$", "–": "--", "<": "$<$", ">": "$>$", "~": r"\textasciitilde{}"}
+    | {
+        "±": r"$\pm$",
+        "−": "$-$",
+        "Δ": r"$\Delta$",
+        "–": "--",
+        "<": "$<$",
+        ">": "$>$",
+        "~": r"\textasciitilde{}",
+    }
     | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}"}
 )
 
@@ -155,18 +180,21 @@ def as_wide(built: Built) -> pd.DataFrame:
     wide["cxr"] = [str(row.cxr) for row in built.table.rows]
     wide["ehr"] = [int(row.ehr) for row in built.table.rows]
     for column in built.table.columns:
-        chosen = (built.frame["task"] == column.task) & (built.frame["metric"] == column.metric)
-        of_column = built.frame[chosen].set_index("row")
+        is_here = built.frame[FAMILY] == [column.task, column.drop_ehr, column.metric]
+        of_column = built.frame[is_here.all(axis=1)].set_index("row")
+        hidden = f" without {column.drop_ehr:.0%} of the EHR" if column.drop_ehr else ""
         for name in ("mean", "sd", "stars", "n_seeds"):
-            wide[f"{column.task} {column.metric} {name}"] = wide["row"].map(of_column[name])
+            title = f"{column.task} {column.metric}{hidden} {name}"
+            wide[title] = wide["row"].map(of_column[name])
     return wide
 
 
 def _title(built: Built) -> str:
-    return f"{built.table.name}: {_caption(built)}"
+    return f"{built.table.name}: {caption(built)}"
 
 
-def _caption(built: Built) -> str:
+def caption(built: Built) -> str:
+    """The table's title, and that its data is simulated."""
     kind = " (SIMULATED DATA)" if built.selection.cohort.is_simulated else ""
     return built.table.title + kind
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from string import ascii_lowercase
 from typing import Any
 
 import pandas as pd
@@ -33,23 +35,59 @@ METRIC_TITLES = {
 }
 
 
+PAPER = "paper"
+"""Heading of the paper's number beside ours."""
+
+
 @dataclass(frozen=True)
 class Cell:
-    """What stands in one cell: the printed number, its stars, a remark, and how it stands out."""
+    """What stands in one cell: the printed number, its marks, a remark, and how it stands out.
+
+    note: letter of its footnote
+    value: what it is sorted by, NaN if it has no number
+    runs: name of the runs that it comes from (`runs_name`)
+    """
 
     text: str
     stars: str = ""
     remark: str = ""
     is_best: bool = False
     is_best_baseline: bool = False
+    note: str = ""
+    value: float = math.nan
+    runs: str = ""
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table ready to be formatted: one heading pair (group, name) and one cell per column."""
+    """A table ready to be formatted: one heading pair (group, name) and one cell per column.
+
+    notes: texts of the footnotes, by letter
+    """
 
     headings: list[tuple[str, str]]
     rows: list[list[Cell]]
+    notes: dict[str, str]
+
+    @property
+    def n_text(self) -> int:
+        """Columns before the first metric."""
+        return sum(not group for group, _ in self.headings)
+
+    def stacked(self) -> tuple[list[tuple[str, str]], dict[str, list[list[Cell]]]]:
+        """Headings of ours, and under each other, by title: our rows, the paper's, differences."""
+        n, has_paper = self.n_text, any(name == PAPER for _, name in self.headings)
+        titles = ["Ours", "Printed in the paper", "Δ: ours minus the paper's"]
+        step = len(titles) if has_paper else 1
+        parts = {
+            title: [[*row[:n], *row[n + place :: step]] for row in self.rows]
+            for place, title in enumerate(titles[:step])
+        }
+        shown = {
+            title: [row for row in rows if any(cell.text for cell in row[n:])]
+            for title, rows in parts.items()
+        }
+        return [*self.headings[:n], *self.headings[n::step]], shown
 
 
 def grid(built: Built) -> Grid:
@@ -59,6 +97,8 @@ def grid(built: Built) -> Grid:
     cells = {
         (c["row"], c["task"], c["metric"], c["drop_ehr"]): c for c in built.frame.to_dict("records")
     }
+    notes = paper_notes(built)
+    letters = {text: letter for letter, text in notes.items()}
     rows = []
     for row in built.table.rows:
         title = next(c["title"] for key, c in cells.items() if key[0] == row.name)
@@ -73,10 +113,37 @@ def grid(built: Built) -> Grid:
         for line, cell in zip(rows, of_column, strict=True):
             line.append(_printed(cell, len(built.selection.seeds), best, best_baseline))
         if built.shows_paper:
-            headings.append((group, "paper"))
+            headings += [(group, PAPER), (group, "Δ")]
             for line, cell in zip(rows, of_column, strict=True):
-                line.append(Cell(_mean_and_sd(cell["paper_mean"], cell["paper_sd"])))
-    return Grid(headings, rows)
+                line += [_of_paper(cell, letters), _difference_to_paper(cell)]
+    return Grid(headings, rows, notes)
+
+
+def paper_notes(built: Built) -> dict[str, str]:
+    """Footnotes to the paper's numbers, by letter in the order of the columns."""
+    texts = [text for text in dict.fromkeys(built.frame["paper_note"]) if text]
+    return dict(zip(ascii_lowercase, texts, strict=False))
+
+
+def _of_paper(cell: FrameRow, letters: dict[str, str]) -> Cell:
+    text = _mean_and_sd(cell["paper_mean"], cell["paper_sd"])
+    note = letters.get(cell["paper_note"], "")
+    return Cell(text, note=note, value=cell["paper_mean"])
+
+
+def _difference_to_paper(cell: FrameRow) -> Cell:
+    """Ours minus the paper's, and whether its mean lies in our interval."""
+    difference = cell["paper_difference"]
+    if pd.isna(difference):
+        return Cell("")
+    where = "in" if cell["paper_in_interval"] == "yes" else "out"
+    return Cell(f"{difference:+.3f} {where}".replace("-", "−"), value=difference)
+
+
+def runs_name(cell: FrameRow) -> str:
+    """Name of the runs of a row in a setting, e.g. 'medfuse-long-mortality'."""
+    dropped = f"-without{cell['drop_ehr']:.0%}".rstrip("%") if cell["drop_ehr"] else ""
+    return f"{cell['row']}-{cell['task']}{dropped}"
 
 
 def _films(row: Row) -> str:
@@ -105,21 +172,25 @@ def _printed(cell: FrameRow, n_seeds: int, best: float, best_baseline: float) ->
     if state == State.DECLINED:
         return Cell("–")
     if state == State.UNDEFINED:
-        return Cell("undefined")
+        return Cell("undefined", runs=runs_name(cell))
     if cell["n_seeds"] == 0:
-        return Cell(f"0 of {n_seeds}")
+        return Cell(f"0 of {n_seeds}", runs=runs_name(cell))
     incomplete = state == State.INCOMPLETE
+    count = f" ({cell['n_seeds']} of {n_seeds})" if incomplete else ""
     shown = round(cell["mean"], 3)
     return Cell(
         text=_mean_and_sd(cell["mean"], cell["sd"]),
         stars=cell["stars"],
-        remark=f" ({cell['n_seeds']} of {n_seeds})" if incomplete else "",
+        remark=count + (" (stale)" if cell["n_stale"] else ""),
         is_best=not incomplete and shown == best,
         is_best_baseline=not incomplete and shown == best_baseline,
+        value=cell["mean"],
+        runs=runs_name(cell),
     )
 
 
 def _mean_and_sd(mean: float, sd: float) -> str:
     if pd.isna(mean):
         return ""
-    return f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ± {sd:.3f}"
+    text = f"{mean:.3f}" if pd.isna(sd) else f"{mean:.3f} ± {sd:.3f}"
+    return text.replace("-", "−")

@@ -44,6 +44,29 @@ def published(
     return float(found["mean"].iloc[0]), float(found["sd"].iloc[0])
 
 
+@cache
+def _contradictions() -> pd.DataFrame:
+    return pd.read_csv(FOLDER / "contradictions.csv", keep_default_na=False)
+
+
+def contradiction(number: int | None, row: Row, task: Task, metric: str) -> str:
+    """Where the paper prints another number for the same cell; empty if it does not."""
+    t = _contradictions()
+    found = t[
+        (t["table"] == number)
+        & (t["row"] == row.name)
+        & (t["task"] == task)
+        & (t["metric"] == metric)
+    ]
+    return "" if found.empty else str(found["note"].iloc[0])
+
+
+def contradictions_of_text(number: int | None) -> list[str]:
+    """Where the paper's text and one of its tables do not fit together, beside single cells."""
+    t = _contradictions()
+    return list(t["note"][(t["table"] == number) & (t["row"] == "")])
+
+
 def published_efficiency() -> pd.DataFrame:
     """The paper's Table 9: method, parameters in millions, and multiply-adds in billions."""
     table = pd.read_csv(FOLDER / "efficiency.csv")

@@ -34,8 +34,13 @@ class Selection:
 
     def sweep_command(self, table: str) -> str:
         """The command that makes every run of a table that is not there."""
+        return f"python -m bench.sweep --table {table} {self.arguments}"
+
+    @property
+    def arguments(self) -> str:
+        """What to type after a command to select the same runs."""
         seeds = " ".join(map(str, self.seeds))
-        words = [f"python -m bench.sweep --table {table} --preset {self.preset} --seeds {seeds}"]
+        words = [f"--preset {self.preset} --seeds {seeds}"]
         words += [f"--cohort {self.cohort.path} --results {self.store.root}"]
         words += ["--recipe reference"] if self.recipe == "reference" else []
         words += [f"--set {name}={text}" for name, text in self.overrides]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import re
 import tempfile
 from pathlib import Path
@@ -81,6 +82,13 @@ def mini_selection(root: Path, simulated: bool = True, preset: Preset = Preset.D
 def fill(selection: Selection, table: Table = MINI) -> None:
     """Write every run of a table."""
     for wanted in requests(table, selection.preset, selection.seeds):
+        write_run(selection, wanted)
+
+
+def fill_all(selection: Selection) -> None:
+    """Write every run of every table."""
+    of_tables = [requests(t, selection.preset, selection.seeds) for t in TABLES.values()]
+    for wanted in dict.fromkeys(itertools.chain(*of_tables)):
         write_run(selection, wanted)
 
 

@@ -12,6 +12,7 @@ from bench.errors import UserError
 from tables.build import build
 from tables.definitions import requests
 from tables.footer import footer
+from tables.formats import as_text
 from tests.tables.mini_store import (
     MINI,
     SEEDS,
@@ -199,3 +200,31 @@ def test_the_preset_decides_the_resamples(tmp_path):
         selection = mini_selection(tmp_path / preset, preset=preset)
         write_run(selection, table2_request(selection, "dipro-long", Task.MORTALITY, 23))
         assert build(MINI, selection).n_resamples == expected
+
+
+def test_stars_that_seeds_could_undo_are_in_brackets(selection):
+    frame = build(MINI, selection).frame
+    starred = frame[frame["stars"] != ""]
+    covers_0 = (starred["nested_low"] <= 0) & (starred["nested_high"] >= 0)
+    assert (starred["stars"].str.startswith("(") == covers_0).all()
+    assert set(starred["stars"]) > {"**", "(*)"}
+    assert (starred["p_adjusted"] < 0.05).all()
+
+
+def test_stars_of_one_seed_are_in_brackets(selection):
+    one_seed = dataclasses.replace(selection, seeds=SEEDS[:1])
+    frame = build(MINI, one_seed).frame
+    starred = frame["stars"][frame["p_adjusted"] < 0.05]
+    assert len(starred)
+    assert starred.str.startswith("(").all()
+    assert frame["nested_low"].isna().all()
+
+
+def test_a_cell_of_stale_runs_is_marked(selection):
+    wanted = table2_request(selection, "medfuse-long", Task.MORTALITY, 23)
+    record = files_of(selection, wanted).record
+    record.write_text(record.read_text().replace('"fingerprint": "', '"fingerprint": "older'))
+    text = as_text(build(MINI, selection, n_resamples=50))
+    rows = {line[:45].split("  ")[0]: line for line in text.splitlines() if " long " in line}
+    assert rows["MedFuse"].count("(stale)") == 2
+    assert "(stale)" not in rows["DiPro"]

@@ -1,11 +1,24 @@
 """Printed tables: emphasis, escapes, and where the paper's numbers may stand."""
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from tables.build import build
-from tables.formats import ansi, as_latex, as_markdown, as_text, files, latex, markdown, plain
+from tables.definitions import TABLES
+from tables.formats import (
+    ansi,
+    as_latex,
+    as_markdown,
+    as_text,
+    as_wide,
+    files,
+    latex,
+    markdown,
+    plain,
+)
 from tables.grid import Cell
+from tables.published import contradiction, published
 from tests.tables.mini_store import MINI, fill, mini_selection
 
 
@@ -66,3 +79,63 @@ def test_latex_is_balanced_and_escaped(tmp_path):
 def test_the_best_is_bold_and_the_best_baseline_underlined(tmp_path, style):
     text = as_text(built(tmp_path, simulated=True), style)
     assert ("\x1b[1m" in text) == ("\x1b[4m" in text) == (style is ansi)
+
+
+def test_on_real_data_each_number_is_set_against_the_papers(tmp_path):
+    real = built(tmp_path, simulated=False)
+    frame = real.frame
+    difference = frame["mean"] - frame["paper_mean"]
+    pd.testing.assert_series_equal(frame["paper_difference"], difference, check_names=False)
+    inside = frame["paper_mean"].between(frame["ci_low"], frame["ci_high"])
+    assert set(frame["paper_in_interval"]) == {"yes", "no"}
+    assert ((frame["paper_in_interval"] == "yes") == inside).all()
+    first = frame.iloc[0]
+    where = "in" if first["paper_in_interval"] == "yes" else "out"
+    shown = f"{first['paper_difference']:+.3f} {where}".replace("-", "−")
+    assert shown in as_text(real)
+    assert "Printed in the paper" in as_latex(real)
+    assert "Table 2 without films is the EHR Transformer" in as_markdown(real)
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_where_the_paper_contradicts_itself_is_a_footnote_on_real_data(simulated, tmp_path):
+    selection = mini_selection(tmp_path, simulated)
+    table = TABLES["table1"]
+    fill(selection, table)
+    table1 = build(table, selection, n_resamples=50)
+    (row,) = [line for line in as_text(table1).splitlines() if line.startswith("MedFuse")]
+    assert ("0.530 ± 0.030 [a]" in row) is not simulated
+    assert ("[a] the paper's Table 10 prints 0.609 ± 0.050" in as_text(table1)) is not simulated
+    assert ("$\\pm$ 0.030$^{a}$" in as_latex(table1)) is not simulated
+
+
+def test_every_number_that_the_paper_prints_differently_has_its_footnote():
+    """Cells of one configuration in two of the paper's tables."""
+    seen = {}
+    for table in TABLES.values():
+        for row in table.rows:
+            for column in table.columns:
+                cell = row, column.task, column.metric, column.drop_ehr
+                number = published(table.paper_table, *cell)
+                if not np.isnan(number).any():
+                    key = row.method, row.ablate, row.films(column.task), row.ehr, *cell[1:]
+                    note = contradiction(table.paper_table, *cell[:3])
+                    seen.setdefault(key, []).append((number, note))
+    differing = [found for found in seen.values() if len({number for number, _ in found}) > 1]
+    assert len(differing) == 1
+    for found in differing:
+        for place, (_, note) in enumerate(found):
+            mean, sd = found[1 - place][0]
+            assert f"{mean:.3f} ± {sd:.3f}" in note
+
+
+def test_the_wide_csv_keeps_apart_the_shares_of_hidden_ehr(tmp_path):
+    selection = mini_selection(tmp_path)
+    fill(selection, TABLES["table19"])
+    table19 = build(TABLES["table19"], selection, n_resamples=20)
+    wide = as_wide(table19).filter(like="mean")
+    assert list(wide.columns[[0, -1]]) == [
+        "mortality auprc without 75% of the EHR mean",
+        "mortality auprc mean",
+    ]
+    assert wide.notna().all(axis=None)
