@@ -14,7 +14,7 @@ SWEEP = $(PY) -m bench.sweep $(PLACE) $(if $(JOBS),--jobs $(JOBS))
 
 TABLES = table1 table2 table3 table10 table11 table12 table13 table14 table15 table18 table19
 
-.PHONY: help setup $(TABLES) table9 tables figures report test lint clean
+.PHONY: help setup $(TABLES) table9 tables figures report bench test lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -57,6 +57,11 @@ figures: setup ## draw the figures again from stored runs (make tables makes the
 
 report: setup ## write everything about the runs as one HTML file, RESULTS/report.html
 	@$(PY) -m tables.report $(PLACE)
+
+bench: setup ## measure speed: training step, loading, sweep, kills (an hour on two cores)
+	@for study in training_speed loading_speed sweep_overhead kills; do \
+		$(PY) -m bench.studies.$$study || exit $$?; \
+	done
 
 test: setup ## run the tests that take minutes (slow ones: .venv/bin/pytest -m slow)
 	@$(PY) -m pytest -n 2

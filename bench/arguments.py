@@ -51,6 +51,26 @@ def add_machine(parser: Parser) -> None:
     )
 
 
+def add_backend(parser: Parser) -> None:
+    """Where many runs are executed."""
+    parser.add_argument("--jobs", type=positive, metavar="N", help="runs at once here (cores)")
+    parser.add_argument(
+        "--backend",
+        choices=("local", "dask"),
+        default="local",
+        help="local: processes of this machine; dask: a running cluster (docs/cluster.md)",
+    )
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="of the cluster, tcp://HOST:8786")
+
+
+def check_backend(jobs: int | None, backend: str, scheduler: str | None) -> None:
+    """Raise `UserError` if these arguments do not go together."""
+    if (backend == "dask") != (scheduler is not None):
+        raise UserError("--backend dask and --scheduler ADDRESS go together: give both")
+    if jobs and scheduler:
+        raise UserError("--jobs is for --backend local: on a cluster every worker takes a run")
+
+
 def add_overrides(parser: Parser) -> None:
     """What a run may change of its preset."""
     parser.add_argument(

@@ -71,7 +71,7 @@ def _here(runs: Sequence[PlannedRun], place: Place) -> Iterator[Outcome]:
     for run in runs:
         if stopping.asked():
             return
-        yield _run_one(run.config, run.files.folder, *place)
+        yield run_one(run.config, run.files.folder, *place)
 
 
 def _in_workers(runs: Sequence[PlannedRun], place: Place, jobs: int) -> Iterator[Outcome]:
@@ -101,7 +101,7 @@ def _submit(
     run: PlannedRun, place: Place, worker: ProcessPoolExecutor
 ) -> tuple[Future[Outcome], ProcessPoolExecutor]:
     """Hand a run to a worker, or to a new one if it died while it had nothing to do."""
-    task = (_run_one, run.config, run.files.folder, *place)
+    task = (run_one, run.config, run.files.folder, *place)
     try:
         return worker.submit(*task), worker
     except BrokenProcessPool:
@@ -143,8 +143,8 @@ def _stop_without(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _run_one(config: RunConfig, folder: Path, cohort: Path, device: str, threads: int) -> Outcome:
-    """Run in a worker; the message of a failure crosses the process border, not the exception."""
+def run_one(config: RunConfig, folder: Path, cohort: Path, device: str, threads: int) -> Outcome:
+    """Execute one run in a worker: the message of a failure comes back, not its exception."""
     try:
         execute(
             config,
@@ -154,8 +154,8 @@ def _run_one(config: RunConfig, folder: Path, cohort: Path, device: str, threads
             threads=threads,
             say=_quiet,
         )
-    except RunBusyError:
-        return Outcome(folder.name, "another process works on it", busy=True)
+    except RunBusyError as owner:
+        return Outcome(folder.name, f"{owner} works on it", busy=True)
     except stopping.StoppedError as stopped:
         return Outcome(folder.name, str(stopped))
     except Exception as error:

@@ -17,8 +17,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -44,7 +45,7 @@ class Status(StrEnum):
 
 
 class RunBusyError(Exception):
-    """Another process works on this run."""
+    """Another process works on this run; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -145,19 +146,27 @@ class RunFiles:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for this process; the lock dies with it.
+        """Hold the run for this process; the lock dies with it (other machines: docs/cluster.md).
 
         Raises:
             RunBusyError: another process holds it.
+            UserError: the file system refuses.
         """
         with one_line_if_refused(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = (self.folder / "lock").open("w")
+            handle = (self.folder / "lock").open("a+")
         with handle:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunBusyError(self.folder.name)
+                handle.seek(0)
+                raise RunBusyError(handle.read().strip() or "another process")
+            except OSError as error:
+                raise UserError(
+                    f"{self.folder}: its file system locks no files ({error.strerror}): mount it "
+                    "with flock or name another --results"
+                )
+            _sign(handle.fileno())
             yield
 
 
@@ -216,6 +225,13 @@ class Store:
     def figures(self) -> Path:
         """Where figures go."""
         return self.root / "figures"
+
+
+def _sign(lock: int) -> None:
+    """Write into a lock who holds it, for those who find it held; it also holds unsigned."""
+    with suppress(OSError):
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
 
 @contextmanager

@@ -3,25 +3,28 @@
 python -m bench.sweep --table table2
 python -m bench.sweep --table table3 table13 table14 table15
 python -m bench.sweep --table table2 --dry-run
+python -m bench.sweep --table table2 --backend dask --scheduler tcp://node1:8786
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import ModuleType
 
 from tqdm import tqdm
 
-from bench import arguments
+from bench import arguments, cluster
 from bench.backends import Outcome, default_jobs, run_all
 from bench.demo import open_cohort
 from bench.errors import Parser, UserError, nearest, run_command
-from bench.plan import Plan, make_plan
+from bench.plan import Plan, PlannedRun, make_plan
 from bench.search import chosen, tuned
-from bench.store import RunBusyError, Store
+from bench.store import RunBusyError, Status, Store
 
 
 def parser() -> Parser:
@@ -29,7 +32,7 @@ def parser() -> Parser:
     p = Parser(prog="python -m bench.sweep", description=__doc__)
     p.add_argument("--table", required=True, nargs="+", metavar="NAME", help="e.g. table2")
     arguments.add_seeds(p)
-    p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
+    arguments.add_backend(p)
     arguments.add_place(p)
     arguments.add_machine(p)
     arguments.add_overrides(p)
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in arg.table:
         if name not in definitions.TABLES:
             raise UserError(f"unknown table '{name}': {nearest(name, definitions.TABLES)}")
-    jobs = arg.jobs or default_jobs(arg.device)
+    arguments.check_backend(arg.jobs, arg.backend, arg.scheduler)
     store = Store(arg.results)
     if not arg.dry_run:
         store.check_writable()
@@ -67,17 +70,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = make_plan(", ".join(arg.table), requests, cohort, store)
     to_do = plan.to_do(arg.rerun)
     print(f"{cohort.title} ({cohort.path})")
-    print(plan.summary(to_do, store, jobs))
-    if arg.dry_run:
-        _print_runs(plan)
-        return 0
+    with _backend(arg) as (jobs, execute):
+        print(plan.summary(to_do, store, jobs))
+        if arg.dry_run:
+            _print_runs(plan)
+            return 0
+        _clear(to_do, arg.rerun)
+        outcomes = execute(to_do, cohort.path, device=arg.device, threads=arg.threads)
+        return _report(outcomes, len(to_do), store)
+
+
+@contextmanager
+def _backend(arg: argparse.Namespace) -> Iterator[tuple[int, Callable[..., Iterator[Outcome]]]]:
+    """How many runs are executed at once, and what executes them."""
+    if arg.backend == "dask":
+        with cluster.connect(arg.scheduler) as client:
+            n_workers = len(client.nthreads())
+            yield max(n_workers, 1), partial(cluster.run_on_cluster, client)
+    else:
+        jobs = arg.jobs or default_jobs(arg.device)
+        yield jobs, partial(run_all, jobs=jobs)
+
+
+def _clear(to_do: Sequence[PlannedRun], rerun: Sequence[Status]) -> None:
+    """Forget what is to be made again."""
     for run in to_do:
-        if run.status in arg.rerun:
+        if run.status in rerun:
             # One that another process works on is reported as busy when its turn comes.
             with suppress(RunBusyError):
                 run.files.clear()
-    outcomes = run_all(to_do, cohort.path, device=arg.device, threads=arg.threads, jobs=jobs)
-    return _report(outcomes, len(to_do), store)
 
 
 def _definitions() -> ModuleType:
@@ -100,7 +121,7 @@ def _report(outcomes: Iterable[Outcome], n_runs: int, store: Store) -> int:
             bar.update()
             state = "done"
             if outcome.error:
-                state = "busy" if outcome.busy else f"failed ({outcome.error})"
+                state = f"{'busy' if outcome.busy else 'failed'} ({outcome.error})"
                 failed += not outcome.busy
             tqdm.write(f"[{done}/{n_runs}] {outcome.run_id}: {state}")
     if failed:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Any
 
 from bench.config import Request
 from bench.contract import Preset
 from bench.data.vocabulary import DISEASES, Cxr, Task
+from bench.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,16 @@ class Column:
         return Setting(self.task, self.drop_ehr)
 
 
+class Labels(StrEnum):
+    """Which test pairs of the progression task count, by where their labels come from."""
+
+    ALL = "all"
+    GOLD = "gold"
+    """A person decided at least one disease."""
+    SILVER = "silver"
+    """All were read from reports."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table: what is compared, on what, and with which row.
@@ -81,6 +93,7 @@ class Table:
         rows, columns: in printed order
         reference: the row that the others are tested against
         paper_table: number in the paper, None if the paper has no such table
+        labels: which test pairs count
     """
 
     name: str
@@ -89,6 +102,12 @@ class Table:
     columns: tuple[Column, ...]
     reference: Row
     paper_table: int | None = None
+    labels: Labels = Labels.ALL
+
+    @property
+    def file_name(self) -> str:
+        """Name of its files, without an ending."""
+        return self.name if self.labels is Labels.ALL else f"{self.name}_{self.labels}"
 
     @property
     def tasks(self) -> list[Task]:
@@ -261,6 +280,20 @@ TABLES = {
         ),
     )
 }
+
+
+def with_labels(table: Table, labels: Labels) -> Table:
+    """The table on some of the test pairs only; the paper has no such numbers.
+
+    Raises:
+        UserError: it has no test pairs.
+    """
+    if labels is Labels.ALL:
+        return table
+    if any(task.is_icu for task in table.tasks):
+        raise UserError(f"--labels {labels}: {table.name} is not about film pairs, leave it out")
+    title = f"{table.title}, test pairs with {labels} labels"
+    return replace(table, title=title, labels=labels, paper_table=None)
 
 
 def with_published(table: Table, records: Iterable[dict[str, Any]]) -> Table:

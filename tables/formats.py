@@ -110,7 +110,7 @@ def as_latex(built: Built) -> str:
         r"\begin{table}[t]",
         r"\centering",
         rf"\caption{{{_escape(caption(built))}}}",
-        rf"\label{{tab:{built.table.name}}}",
+        rf"\label{{tab:{built.table.file_name}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{'l' * content.n_text}{'c' * (len(headings) - content.n_text)}}}",
         r"\toprule",
@@ -201,7 +201,7 @@ def caption(built: Built) -> str:
 
 def files(built: Built) -> dict[str, bytes]:
     """Every file of a table by name; the same records give the same bytes."""
-    name = built.table.name
+    name = built.table.file_name
     texts = {
         f"{name}.txt": as_text(built),
         f"{name}.md": as_markdown(built),

@@ -1,6 +1,7 @@
 """Print tables from stored runs and write them as text, Markdown, LaTeX and CSV (long and wide).
 
 python -m tables.render table2
+python -m tables.render table1 --labels gold
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from bench import arguments
 from bench.errors import Parser, UserError, nearest, run_command
 from tables import command
 from tables.build import build
-from tables.definitions import TABLES, with_published
+from tables.definitions import TABLES, Labels, with_labels, with_published
 from tables.formats import ansi, as_text, files, plain
 
 
@@ -26,6 +27,13 @@ def parser() -> Parser:
         "--reference",
         metavar="ROW",
         help="row that the others are tested against, e.g. medfuse-long",
+    )
+    p.add_argument(
+        "--labels",
+        type=arguments.choice(Labels),
+        default=Labels.ALL,
+        metavar="NAME",
+        help="test pairs with gold labels only (people's), silver ones only (reports'), or all",
     )
     p.add_argument(
         "--resamples", type=arguments.positive, metavar="B", help="bootstrap resamples (preset's)"
@@ -42,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     selection = command.selection(arg, arg.tables[0])
     of_cohort = list(selection.store.records_of(selection.cohort.content_hash))
     for name in arg.tables:
-        table = with_published(TABLES[name], of_cohort)
+        table = with_published(with_labels(TABLES[name], arg.labels), of_cohort)
         built = build(table, selection, arg.resamples, arg.reference)
         print(as_text(built, ansi if _shows_colour() else plain))
         for path in command.write_files(selection.store.tables, files(built)):

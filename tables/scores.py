@@ -13,7 +13,7 @@ from bench.data.vocabulary import Task
 from bench.errors import UserError
 from bench.metrics import MIN_LABELS, MIN_LABELS_DEMO, Scorer, stored_arrays
 from bench.store import Status
-from tables.definitions import Row, Setting, Table, request
+from tables.definitions import Labels, Row, Setting, Table, request
 from tables.runs import FoundRun, Selection, find_runs
 
 BOOTSTRAP_SEED = 2025
@@ -69,11 +69,15 @@ def collect(table: Table, setting: Setting, selection: Selection) -> TaskRuns:
     ]
     found = dict(zip(keys, find_runs(selection, wanted), strict=True))
     min_labels = MIN_LABELS_DEMO if selection.preset is Preset.DEMO else MIN_LABELS
-    predictions = {key: _predictions(run) for key, run in found.items() if run.is_done}
+    predictions = {
+        key: _predictions(run, table.labels) for key, run in found.items() if run.is_done
+    }
     if not predictions:
         nothing = np.zeros(0, dtype=np.int64)
         return TaskRuns(setting, found, {}, nothing, nothing, min_labels)
     first = next(iter(predictions.values()))
+    if first.empty:
+        raise UserError(f"{table.name}: the test set has no pair with {table.labels} labels")
     labels = stored_arrays(first)[1]
     # By key: neither the order of records nor that of the cohort's rows moves a resample.
     subject = np.unique(first["subject"].to_numpy(str), return_inverse=True)[1]
@@ -90,9 +94,12 @@ def collect(table: Table, setting: Setting, selection: Selection) -> TaskRuns:
     return TaskRuns(setting, found, scorers, labels, subject, min_labels)
 
 
-def _predictions(run: FoundRun) -> pd.DataFrame:
+def _predictions(run: FoundRun, labels: Labels) -> pd.DataFrame:
     assert run.files is not None
-    return run.files.read_predictions().sort_values("sample", ignore_index=True)
+    predictions = run.files.read_predictions()
+    if labels is not Labels.ALL:
+        predictions = predictions[predictions["from_gold"] == (labels is Labels.GOLD)]
+    return predictions.sort_values("sample", ignore_index=True)
 
 
 @dataclass(frozen=True)

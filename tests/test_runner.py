@@ -187,9 +187,7 @@ def test_the_budget_caps_steps_and_epochs():
     config = config_of().training
     cases = {(100, 0): (15, 7), (100, 10): (2, 7), (1000, 10): (1, 63)}
     for (n_samples, max_steps), expected in cases.items():
-        capped = replace(
-            config, batch_size=16, accumulation=1, max_epochs=15, max_steps=max_steps
-        )
+        capped = replace(config, batch_size=16, accumulation=1, max_epochs=15, max_steps=max_steps)
         assert training.budget(capped, n_samples) == expected
 
 

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import re
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,11 @@ MINI = Table(
     2,
 )
 """Table 2 with a few of its rows."""
+
+MINI_PAIRS = replace(
+    TABLES["table1"], rows=(*last_and_long("medfuse")[-1:], DIPRO), reference=DIPRO
+)
+"""Table 1 with two of its rows; a third of its test pairs have gold labels."""
 
 SKILL = {
     "dipro": 1.3,
@@ -163,7 +169,7 @@ def prediction_table(labels: np.ndarray, logits: np.ndarray) -> pd.DataFrame:
             "split": "test",
             "sample": [f"sample{row:03d}" for row in rows],
             "subject": [f"subject{row % N_SUBJECTS:03d}" for row in rows],
-            "from_gold": False,
+            "from_gold": labels.ndim > 1 and rows % 3 == 0,
             **{f"label_{k}": values for k, values in enumerate(by_label.T)},
             **{f"logit_{k}": values for k, values in enumerate(logits.T.astype(np.float32))},
         }

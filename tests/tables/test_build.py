@@ -9,12 +9,14 @@ import pytest
 from bench.contract import Preset
 from bench.data.vocabulary import Task
 from bench.errors import UserError
+from bench.metrics import evaluate, stored_arrays
 from tables.build import build
-from tables.definitions import requests
+from tables.definitions import Labels, requests, with_labels
 from tables.footer import footer
-from tables.formats import as_text
+from tables.formats import as_text, files
 from tests.tables.mini_store import (
     MINI,
+    MINI_PAIRS,
     SEEDS,
     files_of,
     fill,
@@ -61,6 +63,34 @@ def test_a_complete_cell(selection):
     assert np.isnan(reference["p"])
     assert found["note"] == ""
     assert built.family_size == 3
+
+
+@pytest.mark.parametrize("labels", [Labels.GOLD, Labels.SILVER])
+def test_gold_and_silver_labels_apart(labels, tmp_path):
+    selection = mini_selection(tmp_path / "results")
+    fill(selection, MINI_PAIRS)
+    built = build(with_labels(MINI_PAIRS, labels), selection, n_resamples=50)
+    found = cell(built, "dipro-long", Task.DISEASE_PROGRESSION, "macro_f1")
+    wanted = requests(MINI_PAIRS, selection.preset, [SEEDS[0]])[-1]
+    predictions = files_of(selection, wanted).read_predictions()
+    chosen = predictions[predictions["from_gold"] == (labels is Labels.GOLD)]
+    logits, truth = stored_arrays(chosen)
+    macro_f1 = evaluate(Task.DISEASE_PROGRESSION, logits, truth)["macro_f1"]
+    assert float(found["values"].split(";")[0]) == pytest.approx(macro_f1, abs=1e-6)
+    assert 0 < len(chosen) < len(predictions)
+    assert set(files(built)) == {
+        f"table1_{labels}{ending}" for ending in (".txt", ".md", ".tex", ".csv", "_wide.csv")
+    }
+
+
+def test_without_gold_labels_there_is_no_table_of_them(tmp_path):
+    selection = mini_selection(tmp_path / "results")
+    fill(selection, MINI_PAIRS)
+    for wanted in requests(MINI_PAIRS, selection.preset, selection.seeds):
+        path = files_of(selection, wanted).predictions
+        pd.read_parquet(path).assign(from_gold=False).to_parquet(path)
+    with pytest.raises(UserError, match="no pair with gold labels"):
+        build(with_labels(MINI_PAIRS, Labels.GOLD), selection, n_resamples=50)
 
 
 def test_no_run_names_the_command(tmp_path):

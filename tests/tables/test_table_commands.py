@@ -48,6 +48,8 @@ def test_figures_writes_picture_and_numbers(place, tmp_path, capsys):
         (figures.main, ["figure2c"], "did you mean 'figure2"),
         (render.main, ["table2", "--reference", "dipro"], "did you mean 'dipro-long'"),
         (render.main, ["table2", "--resamples", "0"], "above 0"),
+        (render.main, ["table2", "--labels", "gold"], "not about film pairs"),
+        (render.main, ["table2", "--labels", "golden"], "did you mean 'gold'"),
         (figures.main, ["figure2b", "--attention", "both"], "invalid choice"),
     ],
 )
