@@ -48,7 +48,7 @@ LOSS_WEIGHTS: Final = {
 """DiPro's own weights, searched where a method has fields of these names."""
 
 EXTRA_FIELDS: Final = {"time_unit_hours": (1, 24)}
-"""Fields that the paper did not search and that matter: UMSE's clock saturates at hours."""
+"""Fields that the paper did not search and that matter: UMSE's clock of hours saturates."""
 
 
 def default_grid(preset: Preset) -> Grid:
@@ -73,7 +73,7 @@ def space(config: RunConfig, grid: Grid) -> dict[str, tuple[str, ...]]:
         widths = WIDTHS.get(method, BASELINE_WIDTHS)
         values |= {f"model.{name}": widths for name in WIDTH_FIELDS if name in own}
         values |= {f"model.{name}": v for name, v in LOSS_WEIGHTS.items() if name in own}
-    if grid is not Grid.PAPER:
+    if grid is Grid.EXTENDED:
         values |= {f"model.{name}": v for name, v in EXTRA_FIELDS.items() if name in own}
     return {name: tuple(f"{value:g}" for value in of_field) for name, of_field in values.items()}
 

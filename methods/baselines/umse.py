@@ -60,7 +60,7 @@ class UmseConfig(MethodConfig):
     n_bottlenecks: tokens that the streams share, n_b
     max_observations: charted values of a sample that are read, the newest
     time_unit_hours: times are read in units of this many hours; embedded hours, as published,
-        differ little beyond a dozen
+        differ little beyond a dozen, so the smaller presets count days
     film_tokens: a film is one token per place of the ConvNet's map 'patch', or one 'pooled'
     readout: logits from the anchor's class token 'anchor', or the mean 'mean' of those from every
         available modality's (the family of UMSE models that is not anchored)
@@ -106,6 +106,7 @@ class UmseConfig(MethodConfig):
 SMALLER: dict[Preset, dict[str, Any]] = {
     Preset.DEMO: {
         "backbone": "small",
+        "time_unit_hours": 24.0,
         "weights": "none",
         "d_model": 32,
         "n_heads": 2,
@@ -115,6 +116,7 @@ SMALLER: dict[Preset, dict[str, Any]] = {
     },
     Preset.MEDIUM: {
         "backbone": "small",
+        "time_unit_hours": 24.0,
         "weights": "none",
         "d_model": 32,
         "n_heads": 2,

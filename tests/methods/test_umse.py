@@ -131,14 +131,15 @@ class TestSize:
         method = Umse(config, TaskSpec(PAIRS, Cxr.PAIR))
         assert sum(p.numel() for p in method.parameters()) == 8_645_653 + 23_508_032
 
-    def test_presets_change_sizes_only(self) -> None:
+    def test_presets_change_sizes_and_the_clock_only(self) -> None:
         paper = Umse.configure(Preset.PAPER, ICU)
         assert paper == UmseConfig()
-        kept = ("dropout", "n_bottlenecks", "time_unit_hours", "film_tokens", "readout")
+        kept = ("dropout", "n_bottlenecks", "film_tokens", "readout", "head_norm")
         for preset in (Preset.DEMO, Preset.MEDIUM):
             small = Umse.configure(preset, ICU)
             assert all(getattr(small, name) == getattr(paper, name) for name in kept)
             assert small.d_model < paper.d_model
+            assert (paper.time_unit_hours, small.time_unit_hours) == (1, 24)
 
     @pytest.mark.parametrize(
         ("field", "value", "message"),
