@@ -8,9 +8,11 @@ RESULTS ?= results
 JOBS    ?=
 SEEDS   ?= 23 29 66
 COHORT  ?=
+TUNED   ?=
 
 PLACE = --preset $(PRESET) --results $(RESULTS) --seeds $(SEEDS) $(if $(COHORT),--cohort $(COHORT))
-SWEEP = $(PY) -m bench.sweep $(PLACE) $(if $(JOBS),--jobs $(JOBS))
+CHOSEN = $(if $(TUNED),--tuned)
+SWEEP = $(PY) -m bench.sweep $(PLACE) $(CHOSEN) $(if $(JOBS),--jobs $(JOBS))
 
 TABLES = table1 table2 table3 table10 table11 table12 table13 table14 table15 table18 table19
 
@@ -18,7 +20,7 @@ TABLES = table1 table2 table3 table10 table11 table12 table13 table14 table15 ta
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@echo "Targets (variables: COHORT=DIR PRESET=demo|medium|paper JOBS=N SEEDS='23 29 66' RESULTS=DIR):"
+	@echo "Targets (variables: COHORT=DIR PRESET=demo|medium|paper JOBS=N SEEDS='23 29 66' RESULTS=DIR TUNED=1):"
 	@grep -E '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1|\2/' | \
 		awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 	@echo "Tables: $(TABLES) table9"
@@ -36,12 +38,12 @@ $(VENV)/.ready: pyproject.toml
 
 table2: setup ## train what is missing, then print and write Table 2 (ICU tasks) and Figure 2b
 	@$(SWEEP) --table table2; status=$$?; test $$status -le 1 || exit $$status; \
-	$(PY) -m tables.render table2 $(PLACE) && \
-	$(PY) -m tables.figures figure2b $(PLACE) && exit $$status
+	$(PY) -m tables.render table2 $(PLACE) $(CHOSEN) && \
+	$(PY) -m tables.figures figure2b $(PLACE) $(CHOSEN) && exit $$status
 
 $(filter-out table2,$(TABLES)): setup
 	@$(SWEEP) --table $@; status=$$?; test $$status -le 1 || exit $$status; \
-	$(PY) -m tables.render $@ $(PLACE) && exit $$status
+	$(PY) -m tables.render $@ $(PLACE) $(CHOSEN) && exit $$status
 
 table9: setup ## measure what predictions cost (paper sizes, this machine) and print Table 9
 	@$(PY) -m bench.efficiency --results $(RESULTS) --threads 2 && \
@@ -49,14 +51,14 @@ table9: setup ## measure what predictions cost (paper sizes, this machine) and p
 
 tables: setup ## the same for all tables at once, then every figure
 	@$(SWEEP) --table $(TABLES); status=$$?; test $$status -le 1 || exit $$status; \
-	$(PY) -m tables.render $(TABLES) $(PLACE) && \
-	$(PY) -m tables.figures figure2a figure2b case $(PLACE) && exit $$status
+	$(PY) -m tables.render $(TABLES) $(PLACE) $(CHOSEN) && \
+	$(PY) -m tables.figures figure2a figure2b case $(PLACE) $(CHOSEN) && exit $$status
 
 figures: setup ## draw the figures again from stored runs (make tables makes the runs)
-	@$(PY) -m tables.figures figure2a figure2b case $(PLACE)
+	@$(PY) -m tables.figures figure2a figure2b case $(PLACE) $(CHOSEN)
 
 report: setup ## write everything about the runs as one HTML file, RESULTS/report.html
-	@$(PY) -m tables.report $(PLACE)
+	@$(PY) -m tables.report $(PLACE) $(CHOSEN)
 
 bench: setup ## measure speed: training step, loading, sweep, kills (an hour on two cores)
 	@for study in training_speed loading_speed sweep_overhead kills; do \

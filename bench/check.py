@@ -16,6 +16,12 @@ from bench.contract_checks import CHECKS, Case, Check, settings
 from bench.data.miniature import miniature_cohort
 from bench.errors import Parser, UserError, run_command
 from bench.registry import METHODS, load_method
+from methods.base import Method
+
+DECLARED = ("title", "inputs", "configure", "forward")
+"""What a method cannot do without."""
+
+BASES = (Method, *Method.__mro__)
 
 FILM_SIZE, REGION_SIZE = 128, 32
 """Sizes of the demo preset's cohort."""
@@ -43,15 +49,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(results) else 1
 
 
-def _title(method: str) -> str:
-    cls = load_method(method)
-    missing = [name for name in ("title", "inputs") if not hasattr(cls, name)]
+def _title(name: str) -> str:
+    method = load_method(name)
+    if not issubclass(method, Method):
+        raise UserError(f"{name} is no method: derive it from methods.base.Method")
+    own = {declared for base in method.__mro__ if base not in BASES for declared in vars(base)}
+    missing = [declared for declared in DECLARED if declared not in own]
     if missing:
-        raise UserError(
-            f"{method} does not set {' and '.join(missing)}: see methods/base.py for what a method "
-            "declares"
-        )
-    return cls.title
+        raise UserError(f"{name} lacks {', '.join(missing)}: see methods/base.py for what they are")
+    return method.title
 
 
 def report(check: Check, cases: Iterable[Case]) -> bool:

@@ -198,11 +198,6 @@ def resolve(request: Request) -> RunConfig:
     is_published = request.weights.startswith(f"{Weights.PUBLISHED}:")
     # Published weights have the paper's sizes, whatever else is small.
     model = method.configure(Preset.PAPER if is_published else request.preset, request.task)
-    for name in request.ablate:
-        if name not in method.ablations:
-            valid = nearest(name, method.ablations) if method.ablations else "it has none"
-            raise UserError(f"{request.method} has no ablation '{name}': {valid}")
-        model = method.ablations[name].apply(model)
     if request.weights and "weights" in vars(model):
         # A checkpoint holds the backbone too.
         model = dataclasses.replace(model, **{"weights": "none"})
@@ -217,6 +212,12 @@ def resolve(request: Request) -> RunConfig:
             model = _override(model, section, field_name, text)
         else:
             raise UserError(f"--set {name}: name a field as training.FIELD or model.FIELD")
+    # Last, so that no override (one that a search chose, say) brings back what is ablated.
+    for name in request.ablate:
+        if name not in method.ablations:
+            valid = nearest(name, method.ablations) if method.ablations else "it has none"
+            raise UserError(f"{request.method} has no ablation '{name}': {valid}")
+        model = method.ablations[name].apply(model)
     return RunConfig(request, training, model)
 
 

@@ -399,7 +399,7 @@ def _is_ablation(case: Case) -> bool:
 
 
 def _has_every_part(case: Case) -> bool:
-    return case.config.request.ehr and not case.config.request.ablate
+    return not case.config.request.ablate
 
 
 @dataclass(frozen=True)

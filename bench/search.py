@@ -59,15 +59,15 @@ Chosen = dict[Setting, Overrides]
 """What searches chose, by setting."""
 
 
-def chosen(store: Store, cohort: Cohort, preset: Preset) -> Chosen:
-    """Read what was chosen on a cohort in a preset."""
-    found = (record for record in store.searches() if record["preset"] == preset)
+def chosen(store: Store, cohort: Cohort, preset: Preset, recipe: str = "shared") -> Chosen:
+    """Read what was chosen on a cohort in a preset with a recipe."""
+    wanted = {"preset": preset, "recipe": recipe, "cohort": cohort.content_hash}
+    found = (record for record in store.searches() if wanted.items() <= record.items())
     return {
         Setting(record["method"], Task(record["task"]), Cxr(record["cxr"]), record["ehr"]): tuple(
             (name, text) for name, text in record["overrides"]
         )
         for record in found
-        if record["cohort"] == cohort.content_hash
     }
 
 
@@ -93,6 +93,11 @@ class Search:
     seed: int = PAPER_SEEDS[0]
     fixed: Overrides = ()
     recipe: str = "shared"
+
+    def name_of(self, setting: Setting, cohort: Cohort) -> str:
+        """Under which the choice for a setting is stored."""
+        reference = ["reference"] if self.recipe == "reference" else []
+        return "-".join([setting.name, self.preset, *reference, cohort.content_hash[:8]])
 
     def draws(self, setting: Setting) -> dict[Overrides, Request]:
         """What is drawn for a setting; a method's draws are the same for every task and cohort."""
@@ -157,13 +162,13 @@ def work_off(
     for outcome in run_all(
         plan.to_do(), cohort.path, device=arg.device, threads=arg.threads, jobs=jobs
     ):
-        failed += outcome.error is not None
+        failed += bool(outcome.error and not outcome.busy)
         print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
     for setting in settings:
         done = _done(search, setting, cohort, store)
         if done:
             record = _choose(search, setting, done, cohort)
-            write_json(store.search(f"{setting.name}-{search.preset}"), record)
+            write_json(store.search(search.name_of(setting, cohort)), record)
             print(f"{setting.name}: {_line(record)}")
     return int(failed > 0)
 
@@ -223,6 +228,7 @@ def _choose(
         "cxr": str(setting.cxr),
         "ehr": setting.ehr,
         "preset": str(search.preset),
+        "recipe": search.recipe,
         "grid": str(search.grid or default_grid(search.preset)),
         "fixed": list(search.fixed),
         "cohort": cohort.content_hash,

@@ -31,9 +31,14 @@ class Grid(StrEnum):
     SMALL = "small"
 
 
-BASE_RATES: Final = {"dipro": (8e-6, 5e-6, 1e-5, 5e-5)}
+DIPRO_BASE_RATES: Final = (8e-6, 5e-6, 1e-5, 5e-5)
 BASELINE_BASE_RATES: Final = (1e-5, 4e-7, 1e-6, 1e-7)
-EXTRA_RATES: Final = (1e-4, 4e-4)
+BASE_RATES: Final = {
+    "dipro": DIPRO_BASE_RATES,
+    # DiPro without films: with the baselines' rates alone it would hardly train.
+    "ehr_transformer": tuple(dict.fromkeys((*BASELINE_BASE_RATES, *DIPRO_BASE_RATES))),
+}
+EXTRA_RATES: Final = (5e-5, 1e-4, 4e-4)
 SMALL_RATES: Final = (3e-4, 1e-3, 3e-3)
 DROPOUTS: Final = (0.1, 0.2, 0.3)
 WIDTHS: Final = {"dipro": (64, 128, 256)}
@@ -81,7 +86,17 @@ def space(config: RunConfig, grid: Grid) -> dict[str, tuple[str, ...]]:
 def draw(
     values: Mapping[str, tuple[str, ...]], n: int, generator: np.random.Generator
 ) -> list[Overrides]:
-    """n different random points of the space, or all of them if there are fewer."""
-    points = list(itertools.product(*values.values()))
-    chosen = generator.choice(len(points), size=min(n, len(points)), replace=False)
-    return [tuple(zip(values, points[place], strict=True)) for place in chosen]
+    """n different points of the space, or all of them if there are fewer.
+
+    The first is random, each further one shares as few values with those before as can be, so that
+    a handful of draws tries every value.
+    """
+    points = generator.permutation(list(itertools.product(*values.values())))
+    n_shared = np.zeros(len(points))
+    drawn = []
+    for _ in range(min(n, len(points))):
+        place = int(np.argmin(n_shared))
+        drawn.append(points[place].tolist())
+        n_shared += (points == points[place]).sum(axis=1)
+        n_shared[place] = np.inf
+    return [tuple(zip(values, point, strict=True)) for point in drawn]

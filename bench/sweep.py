@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     ]
     if arg.tuned:
-        of_setting = chosen(store, cohort, arg.preset)
+        of_setting = chosen(store, cohort, arg.preset, arg.recipe)
         requests = [tuned(request, of_setting) for request in requests]
     plan = make_plan(", ".join(arg.table), requests, cohort, store)
     to_do = plan.to_do(arg.rerun)

@@ -23,6 +23,9 @@ IMAGENET = {
 }
 """ImageNet weights of the paper's time, by backbone."""
 
+IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue, as torchvision's weights were trained with."""
+
 BACKBONES = ("small", *IMAGENET)
 
 
@@ -55,6 +58,8 @@ class ImageEncoder(Encoder):
     Args:
         backbone: 'small' (from scratch, any size from 16 px), 'resnet34' or 'resnet50'
         weights: 'none', 'imagenet', or the path of a state dict file of that backbone
+        standardised: shift and scale pixels as ImageNet weights were trained with; what follows
+            undoes it in training, but not in a frozen network
 
     Attributes:
         width: features per image
@@ -63,8 +68,9 @@ class ImageEncoder(Encoder):
         UserError: unknown backbone, or weights that cannot be had or do not fit.
     """
 
-    def __init__(self, backbone: str, weights: str) -> None:
+    def __init__(self, backbone: str, weights: str, standardised: bool = False) -> None:
         super().__init__()
+        self.standardised = standardised
         if backbone not in BACKBONES:
             raise UserError(f"unknown backbone '{backbone}': {nearest(backbone, BACKBONES)}")
         if backbone == "small":
@@ -83,7 +89,13 @@ class ImageEncoder(Encoder):
     def feature_map(self, images: Tensor) -> Tensor:
         """Encode [N, H, W], 0..255, scaled to 0..1 (the paper's input), to [N, width, h, w]."""
         x = images[:, None].float() / 255
-        x = x.expand(-1, self.n_channels, -1, -1).contiguous(memory_format=torch.channels_last)
+        x = x.expand(-1, self.n_channels, -1, -1)
+        if self.standardised:
+            mean, sd = (
+                x.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_SD)
+            )
+            x = (x - mean) / sd
+        x = x.contiguous(memory_format=torch.channels_last)
         return self.network(x)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def selection(arg: argparse.Namespace, table: str) -> Selection:
         seeds=tuple(arg.seeds),
         recipe=arg.recipe,
         overrides=tuple(arg.set),
-        chosen=chosen(store, cohort, arg.preset) if arg.tuned else None,
+        chosen=chosen(store, cohort, arg.preset, arg.recipe) if arg.tuned else None,
     )
 
 

@@ -35,7 +35,16 @@ NOTES = (
     "One disease progression sample: two films and their crops, 48 hours of EHR; random weights.",
     "MACs: multiply-adds, counted operator by operator; FLOPs: twice as many. The paper's column "
     '"FLOPs" holds multiply-adds (DiPro: 20 crops through ResNet-50), and its "MACs" half of them.',
-    "The paper's UTDE (6.69 M) fits no backbone that its text names.",
+    "DiPro: without the released code's 1.51 M learnable pad images.",
+    "The paper's UTDE (6.69 M) fits no backbone that its text names; its UMSE (23.99 M, 8.27 G) "
+    "fits a tiny Transformer over pooled films, ours is as published.",
+    "CheXRelNet: 9.51 M of the paper's parameters are unexplained; its 90.90 G count 0.98 G of "
+    "batch norms, ours 0.29 G of graph layers.",
+    "CheXRelFormer: of the paper's 11.51 M more, 4.49 M are dead parts of the released code and "
+    "7.02 M unexplained; 15.5 G at 224 px, 19.95 G at 256 px without attention's products, as "
+    "there.",
+    "SDPL: of the paper's 3.62 M more, 2.63 M are dead parts and 0.98 M unexplained; 9.46 G at "
+    "256 px, where the paper has 9.45 G without attention's products.",
 )
 
 

@@ -147,7 +147,7 @@ class TestTermination:
 
         process = started(["bench.run", *command(cohort, stopped, *self.LONG)], stopped)
         process.send_signal(signal.SIGTERM)
-        printed, errors = process.communicate(timeout=30)
+        printed, errors = process.communicate(timeout=300)
         assert process.returncode == 143
         assert printed.splitlines()[-1].startswith("stopped by SIGTERM: type the same command")
         assert not errors
@@ -166,7 +166,7 @@ class TestTermination:
         words = ["bench.sweep", "--table", "table2", "--jobs", "2", *place, *self.LONG]
         process = started([*words, "--set", "training.max_steps=0"], tmp_path)
         process.send_signal(signal.SIGTERM)
-        printed, errors = process.communicate(timeout=30)
+        printed, errors = process.communicate(timeout=300)
         assert process.returncode == 143
         assert errors == "stopped by SIGTERM: type the same command again to go on\n"
         assert "failed" not in printed

@@ -62,7 +62,7 @@ def kill_at_work(process: subprocess.Popen[bytes], results: Path, seconds: float
     else:
         process.kill()
     # The pipes close when its workers have left, too.
-    process.communicate(timeout=60)
+    process.communicate(timeout=300)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +36,11 @@ class TestSpace:
 
     def test_extended_grid_adds_rates_and_nothing_else(self):
         paper, extended = (space(resolve(MORTALITY), grid) for grid in (Grid.PAPER, Grid.EXTENDED))
-        assert set(extended["training.lr"]) - set(paper["training.lr"]) == {"0.0001", "0.0004"}
+        assert set(extended["training.lr"]) - set(paper["training.lr"]) == {
+            "5e-05",
+            "0.0001",
+            "0.0004",
+        }
         assert {k: v for k, v in paper.items() if k != "training.lr"} == {
             k: v for k, v in extended.items() if k != "training.lr"
         }
@@ -53,6 +58,12 @@ class TestSpace:
         assert len(points) == len(set(points)) == (24 if grid is not Grid.SMALL else 9)
         for overrides in points:
             resolve(replace(request_, overrides=overrides))
+
+    def test_few_draws_try_every_value(self):
+        values = space(resolve(replace(DIPRO, preset=Preset.DEMO)), Grid.SMALL)
+        points = draw(values, 3, np.random.default_rng(0))
+        for name, choices in values.items():
+            assert {dict(point)[name] for point in points} == set(choices)
 
     def test_draws_are_the_same_again(self):
         values = space(resolve(DIPRO), Grid.PAPER)
@@ -77,8 +88,13 @@ def store_of(place: list[str]) -> Store:
     return Store(Path(place[-1]))
 
 
+def record_of(place: list[str]) -> dict[str, Any]:
+    (file,) = store_of(place).root.glob("search/ehr_transformer-mortality-none-demo-*.json")
+    return json.loads(file.read_text())
+
+
 def test_the_best_draw_on_validation_is_written_down(place: list[str]):
-    record = json.loads(store_of(place).search("ehr_transformer-mortality-none-demo").read_text())
+    record = record_of(place)
     assert len(record["draws"]) == 3
     assert record["value"] == max(d["value"] for d in record["draws"])
     best = next(d for d in record["draws"] if d["value"] == record["value"])
@@ -106,7 +122,9 @@ def test_tables_use_what_was_chosen(place: list[str], capsys):
     assert changed and all("ehr_transformer" in name for name in changed)
 
     task = ["--method", "ehr_transformer", "--task", "mortality", "--seed", "1", *place]
-    overrides = [w for name, text in _chosen(place) for w in ("--set", f"{name}={text}")]
+    overrides = [
+        w for name, text in record_of(place)["overrides"] for w in ("--set", f"{name}={text}")
+    ]
     assert run.main([*task, *overrides]) == 0
     capsys.readouterr()
     shown = ["table2", *place, "--seeds", "1", "--resamples", "10", "--tuned"]
@@ -122,14 +140,26 @@ def _planned(words: list[str], capsys) -> set[str]:
     return {line.split()[1] for line in lines if line.startswith("  ")}
 
 
-def _chosen(place: list[str]) -> list[list[str]]:
-    file = store_of(place).search("ehr_transformer-mortality-none-demo")
-    return json.loads(file.read_text())["overrides"]
-
-
 def test_wrong_usage(tmp_path: Path, cohort: Cohort):
     place = ["--cohort", str(cohort.path), "--results", str(tmp_path)]
     with pytest.raises(UserError, match="did you mean 'table2'"):
         search.main(["--table", "tabel2", *place])
     with pytest.raises(UserError, match="did you mean 'medfuse'"):
         search.main(["--table", "table2", "--method", "medfus", *place])
+
+
+def test_no_choice_brings_back_what_is_ablated():
+    base = Request("dipro", Task.DISEASE_PROGRESSION, Cxr.PAIR, 1)
+    for name, field in (("orth", "orth"), ("temp", "temp"), ("pae-loss", "pae_dynamic")):
+        chosen = (("model.lambda_orth", "0.1"), ("model.lambda_temp", "1"))
+        chosen += (("model.lambda_pae_dynamic", "2"),)
+        config = resolve(replace(base, ablate=(name,), overrides=chosen))
+        assert config.model.loss_weights()[field] == 0
+
+
+def test_a_choice_is_for_its_cohort_and_recipe(place: list[str], cohort: Cohort):
+    store = store_of(place)
+    assert search.chosen(store, cohort, Preset.DEMO)
+    assert not search.chosen(store, cohort, Preset.DEMO, "reference")
+    other = replace(cohort, manifest={**cohort.manifest, "content_hash": "0" * 16})
+    assert not search.chosen(store, other, Preset.DEMO)

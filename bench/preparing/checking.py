@@ -120,6 +120,8 @@ def _carried_forward(cohort: Cohort) -> Check:
 
 def _demographics_statistics(cohort: Cohort) -> Check:
     name = "demographic statistics are those of training subjects"
+    if beyond := _fitted_beyond(cohort):
+        return Check(name, False, beyond)
     stored, (training, everyone) = cohort.normalisation, _refitted(cohort, no_events())
     fields = [field for field in vars(stored) if field.startswith("demographics")]
 
@@ -140,6 +142,8 @@ def _demographics_statistics(cohort: Cohort) -> Check:
 def _ehr_statistics(cohort: Cohort) -> Check:
     """Compare with statistics over observed hours: the events they were fitted on are not kept."""
     name = "EHR statistics are those of training subjects"
+    if beyond := _fitted_beyond(cohort):
+        return Check(name, False, beyond)
     stored, (training, everyone) = cohort.normalisation, _refitted(cohort, hourly_events(cohort))
     off = _offsets(stored, training)
     wrong = np.flatnonzero((np.abs(off) > MAX_OFF_SD).any(axis=0))
@@ -151,6 +155,15 @@ def _ehr_statistics(cohort: Cohort) -> Check:
     if not se <= MAX_LEANING_SE:
         return Check(name, None, f"{found}: too unsure to tell")
     return Check(name, bool(abs(leaning) <= max(MAX_LEANING, 2 * se)), found)
+
+
+def _fitted_beyond(cohort: Cohort) -> str:
+    """On what more than its own stays the statistics were fitted; empty if on nothing more."""
+    if by := cohort.manifest.get("normalised_by"):
+        return f"normalised by the {by}, with statistics over all stays"
+    if "normalise_beyond_cohort" in cohort.manifest.get("official_behaviour", []):
+        return "fitted on all adult stays, with films or without"
+    return ""
 
 
 def _refitted(cohort: Cohort, events: Events) -> tuple[Normalisation, Normalisation]:

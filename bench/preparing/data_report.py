@@ -167,6 +167,10 @@ def origin(cohort: Cohort, min_patients: int) -> str:
         "labels": cohort.manifest.get("labels"),
         "region boxes": cohort.manifest.get("region_boxes"),
         "EHR items": cohort.manifest.get("ehr_items"),
+        "releases": ", ".join(
+            f"{data_set} {release}"
+            for data_set, release in cohort.manifest.get("releases", {}).items()
+        ),
         "rules": cohort.manifest.get("rules"),
         "as the official code": ", ".join(cohort.manifest.get("official_behaviour", [])),
         "seed of the split": cohort.manifest.get("split_seed"),
@@ -256,13 +260,16 @@ def _ehr(cohort: Cohort, min_patients: int) -> str:
         }
     )
     shown = sampling["per_day"].notna().to_numpy()
+    by = cohort.manifest.get("normalised_by")
+    told = "Red: clipping limits (an arrow where out of view)."
+    if by:
+        told = f"Normalised by the {by}: in sd from the mean, without clipping limits."
     return page.section(
         "EHR",
         f"<p>Stays' windows, the first {ICU_HORIZON_HOURS:g} h.</p>",
         page.table("variable", table),
         "<h3>Observed values</h3>",
-        "<p>Red: clipping limits (an arrow where out of view). The outermost bins hold what lies "
-        "beyond 3 IQR of the quartiles.</p>",
+        f"<p>{escape(told)} The outermost bins hold what lies beyond 3 IQR of the quartiles.</p>",
         page.grid(_distributions(cohort, shown, min_patients)),
     )
 
@@ -271,22 +278,27 @@ def _distributions(cohort: Cohort, shown: np.ndarray, min_patients: int) -> list
     """A picture of each variable's observed values; shown is bool [38]."""
     row, stay = describing.stay_rows(cohort)
     values, observed = cohort.arrays["ehr_values"][row], cohort.arrays["ehr_observed"][row] & shown
-    subject, limits = cohort.stays["subject"].to_numpy()[stay], _limits()
+    subject = cohort.stays["subject"].to_numpy()[stay]
+    limits = {} if "normalised_by" in cohort.manifest else _limits()
     pictures = []
     for variable, name in enumerate(EHR_VARIABLES):
-        known, (limit, unit) = observed[:, variable], limits[name]
+        known = observed[:, variable]
         own = values[known, variable]
+        limit, unit = limits.get(name, (None, ""))
         drawn = draw_distribution(own, subject[known], limit, min_patients)
-        clip = f"clipped to {limit.low:g} to {limit.high:g} {unit}"
-        at_limit = np.isin(own, np.array([limit.low, limit.high], np.float32))
-        if at_limit.any() and not min_patients:
-            clip += f"; {at_limit.mean():.1%} at a limit"
+        clip = _clipping(own, limit, unit, min_patients) if limit else ""
         pictures.append(page.picture(drawn, name, clip))
     return pictures
 
 
+def _clipping(values: np.ndarray, limit: Limits, unit: str, min_patients: int) -> str:
+    at_limit = np.isin(values, np.array([limit.low, limit.high], np.float32))
+    share = f"; {at_limit.mean():.1%} at a limit" if at_limit.any() and not min_patients else ""
+    return f"clipped to {limit.low:g} to {limit.high:g} {unit}{share}"
+
+
 def _limits() -> dict[str, tuple[Limits, str]]:
-    """Clipping limits and unit of each variable."""
+    """Clipping limits and unit of each variable in physical units."""
     table = pd.read_csv(str(files("bench.data") / "ehr_ranges.csv"))
     columns = (table[c] for c in ("variable", "outlier_low", "outlier_high", "unit"))
     return {name: (Limits(low, high), unit) for name, low, high, unit in zip(*columns, strict=True)}

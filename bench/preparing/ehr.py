@@ -12,22 +12,29 @@ import pandas as pd
 from bench.data.cohort import Normalisation
 from bench.data.vocabulary import DEMOGRAPHICS
 from bench.preparing.demographics import MEASURE_ITEMS, demographics
-from bench.preparing.events import clean_events, no_events, ranges, read_raw_events
+from bench.preparing.events import (
+    WHOLE_STAY_SECONDS,
+    clean_events,
+    no_events,
+    ranges,
+    read_raw_events,
+)
 from bench.preparing.items import ITEMS, ItemMap
 from bench.preparing.normalising import fit_normalisation
+from bench.preparing.normalising_on_adults import fit_on_adults
 from bench.preparing.rules import STRICT, Rules
 from bench.preparing.selection import Selection
 from bench.preparing.windows import (
     HORIZON_SECONDS,
     Windows,
+    ended_with_charting,
     hourly,
     last_needed,
+    numbered_from_film,
     pair_windows,
     stay_windows,
 )
 from bench.preparing.workplace import Workplace
-
-SECONDS_PER_DAY = 86_400
 
 
 @dataclass(frozen=True)
@@ -64,18 +71,27 @@ def prepare_ehr(
     """
     stays, pairs = selection.stays, selection.pairs
     of_stays, of_pairs = stay_windows(len(stays), rules), pair_windows(pairs, rules)
-    until = last_needed(len(stays), of_stays, of_pairs)
-    if rules.measures_look_ahead:
-        until = np.maximum(until, (stays["los_days"].to_numpy() * SECONDS_PER_DAY).astype(np.int64))
+    needed = until = last_needed(len(stays), of_stays, of_pairs)
+    if rules.measures_look_ahead or rules.series_end_with_charting:
+        until = np.full(len(stays), WHOLE_STAY_SECONDS)
     items = sorted({*ITEMS[item_map](), *MEASURE_ITEMS})
     raw = read_raw_events(mimic_iv, stays, until, items, rules, oddities, work)
     inputs = demographics(stays, raw, _first_prediction(pairs, len(stays)), rules)
     events = clean_events(raw, rules, oddities, item_map)
+    if rules.series_end_with_charting:
+        of_stays, of_pairs = (
+            ended_with_charting(windows, events, len(stays)) for windows in (of_stays, of_pairs)
+        )
     impute = ranges(rules, item_map).impute
     values, observed = hourly(events, of_stays.followed_by(of_pairs), impute)
 
-    fitted = training | rules.normalise_on_all
-    normalisation = fit_normalisation(events, fitted, impute, inputs)
+    if rules.normalise_beyond_cohort:
+        normalisation = fit_on_adults(mimic_iv, rules, item_map, work)
+    else:
+        shown = events if rules.normalise_on_all else events.until(needed)
+        fitted = training | rules.normalise_on_all
+        normalisation = fit_normalisation(shown, fitted, impute, inputs)
+    of_pairs = numbered_from_film(of_pairs, pairs)
     return Ehr(values, observed, inputs, of_stays, of_pairs, normalisation)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -35,6 +36,9 @@ BASELINE_HOURS: Final = 24
 """How long before ICU admission an event may be and still stand at its start."""
 BASELINE_HOURS_OFFICIAL: Final = 1
 
+WHOLE_STAY_SECONDS: Final = 365 * 24 * HOUR
+"""Longer than any; what is charted later belongs to no stay."""
+
 FAHRENHEIT_FROM: Final = 79.0
 INR_TYPICAL: Final = 1.2
 """The published range table gives 14.5, which is prothrombin time in seconds; the item is INR."""
@@ -43,6 +47,15 @@ FIO2: Final = EHR_VARIABLES.index("Fraction inspired oxygen")
 SPO2: Final = EHR_VARIABLES.index("Oxygen saturation")
 TEMPERATURE: Final = EHR_VARIABLES.index("Temperature")
 INR: Final = EHR_VARIABLES.index("Prothrombin time")
+
+CLEANED: Final = [
+    FIO2,
+    SPO2,
+    TEMPERATURE,
+    *(EHR_VARIABLES.index(name) for name in ("Glucose", "pH", "Weight", "Height")),
+    *(EHR_VARIABLES.index(f"{side} blood pressure") for side in ("Systolic", "Diastolic")),
+]
+"""Variables whose texts the official code turns into numbers before it sorts them."""
 
 SYSTOLIC: Final = EHR_VARIABLES.index("Systolic blood pressure")
 DIASTOLIC: Final = EHR_VARIABLES.index("Diastolic blood pressure")
@@ -78,6 +91,11 @@ class Events:
     variable: np.ndarray
     seconds: np.ndarray
     value: np.ndarray
+
+    def until(self, seconds: np.ndarray) -> Events:
+        """Those up to a time of each stay, int64 [stays]."""
+        shown = self.seconds <= seconds[self.stay]
+        return Events(*(values[shown] for values in vars(self).values()))
 
 
 @cache
@@ -120,10 +138,14 @@ def score_of_text() -> dict[tuple[int, str], float]:
     return scores
 
 
+def _scored_variables() -> list[int]:
+    """Variables that are charted as text."""
+    return sorted({variable for variable, _ in score_of_text()})
+
+
 def _text_items() -> list[int]:
-    """Items that are charted as text; the same in both maps."""
-    scored = {variable for variable, _ in score_of_text()}
-    return [item for item, variable in official_items().items() if variable in scored]
+    """Their items; the same in both maps."""
+    return [item for item, fed in official_items().items() if fed in _scored_variables()]
 
 
 def _items_of(variable: int) -> list[int]:
@@ -155,34 +177,88 @@ def read_raw_events(
         work: where stages are kept, and how much of the machine may be used
 
     Returns:
-        Columns stay (row in `stays`), itemid, seconds, value (text, of the coma scale only) and
-        number (NaN if none); rows in no order.
+        Columns stay (row in `stays`), itemid, seconds, value (text, of the coma scale only unless
+        values are sorted as text) and number (NaN if none); rows in no order.
     """
     start = BASELINE_HOURS_OFFICIAL if rules.events_by_stay_id else BASELINE_HOURS
-    spans = pd.DataFrame(
+    spans = _spans(stays, start * HOUR, until_seconds)
+    with nullcontext(work) if work else throwaway_workplace() as place:
+        raw = _read_tables(
+            mimic_iv,
+            spans,
+            items,
+            place,
+            lambda path, table, own_items: _events_sql(path, table, own_items, rules),
+        )
+    lost = raw["stay"].isna()
+    if oddities is not None:
+        oddities["charted values left out: no subject or no time"] += int(lost.sum())
+    return raw[~lost].astype({"stay": np.int64, "seconds": np.int64})
+
+
+def count_raw_events(
+    mimic_iv: Path,
+    stays: pd.DataFrame,
+    items: list[int],
+    single: list[int],
+    rules: Rules,
+    work: Workplace,
+) -> pd.DataFrame:
+    """How often the items of the whole stays have each value, for statistics over many stays.
+
+    Args:
+        single: items whose events are not thrown together; the others have no stay and no seconds
+        mimic_iv, stays, items, rules, work: see `read_raw_events`
+
+    Returns:
+        Its columns, and times; rows in no order.
+    """
+    whole = np.full(len(stays), WHOLE_STAY_SECONDS)
+    start = WHOLE_STAY_SECONDS if rules.events_by_stay_id else 0
+    if_single = f"CASE WHEN e.itemid IN ({number_list(single)}) THEN"
+
+    def counted_sql(path: Path, table: Table, own_items: list[int]) -> str:
+        return f"""
+            SELECT {if_single} e.stay END AS stay, e.itemid, e.value, e.number,
+                   {if_single} e.seconds END AS seconds, count(*) AS times
+            FROM ({_events_sql(path, table, own_items, rules)}) e
+            WHERE e.stay IS NOT NULL
+            GROUP BY ALL
+        """
+
+    return _read_tables(mimic_iv, _spans(stays, start, whole), items, work, counted_sql)
+
+
+def _spans(stays: pd.DataFrame, seconds_before: int, until_seconds: np.ndarray) -> pd.DataFrame:
+    """The stays as the queries join them."""
+    return pd.DataFrame(
         {
             "stay": np.arange(len(stays)),
             "subject_id": stays["subject_id"],
             "stay_id": stays["stay_id"],
             "intime": stays["intime"],
             "outtime": stays["outtime"],
-            "first": stays["intime"] - pd.Timedelta(hours=start),
+            "first": stays["intime"] - pd.Timedelta(seconds=seconds_before),
             "last": stays["intime"] + pd.to_timedelta(until_seconds, unit="s"),
         }
     )
+
+
+def _read_tables(
+    mimic_iv: Path,
+    spans: pd.DataFrame,
+    items: list[int],
+    work: Workplace,
+    sql_of: Callable[[Path, Table, list[int]], str],
+) -> pd.DataFrame:
+    """What a query gives of each table that has one of the items."""
     parts = []
-    with nullcontext(work) if work else throwaway_workplace() as place:
-        for name, table in TABLES.items():
-            own_items = [item for item in items if table_of_item()[item] == name]
-            if own_items:
-                path = find_table(mimic_iv, table)
-                sql = _events_sql(path, table, own_items, rules)
-                parts.append(_kept_events(name, path, sql, spans, place))
-    raw = pd.concat(parts, ignore_index=True)
-    lost = raw["stay"].isna()
-    if oddities is not None:
-        oddities["charted values left out: no subject or no time"] += int(lost.sum())
-    return raw[~lost].astype({"stay": np.int64, "seconds": np.int64})
+    for name, table in TABLES.items():
+        own_items = [item for item in items if table_of_item()[item] == name]
+        if own_items:
+            path = find_table(mimic_iv, table)
+            parts.append(_kept_events(name, path, sql_of(path, table, own_items), spans, work))
+    return pd.concat(parts, ignore_index=True)
 
 
 def _kept_events(
@@ -201,7 +277,9 @@ def _events_sql(path: Path, table: Table, items: list[int], rules: Rules) -> str
         if "stay_id" in table.types:
             belongs = f"({belongs} OR e.stay_id = s.stay_id)"
     text = "NULL::VARCHAR"
-    if table is CHART_EVENTS:
+    if rules.sorted_as_text:
+        text = "e.value::VARCHAR"
+    elif table is CHART_EVENTS:
         text = f"CASE WHEN e.itemid IN ({number_list(_text_items())}) THEN e.value END"
     # A left join shows rows without subject or time, too; all other strangers are dropped.
     return f"""
@@ -233,6 +311,20 @@ def clean_events(
     item_map: ItemMap = ItemMap.OFFICIAL,
 ) -> Events:
     """Turn raw events of a map's items into sorted physical values; others are left out."""
+    raw = physical_values(raw, rules, oddities, item_map)
+    value = raw["physical"].to_numpy()
+    stay, seconds, variable = (
+        raw[name].to_numpy(np.int64) for name in ("stay", "seconds", "variable")
+    )
+    at_one_time = _text_order(variable, value, raw["value"]) if rules.sorted_as_text else value
+    order = np.lexsort((at_one_time, seconds, stay, variable))
+    return Events(stay[order], variable[order], seconds[order], value[order])
+
+
+def physical_values(
+    raw: pd.DataFrame, rules: Rules, oddities: Counter[str], item_map: ItemMap
+) -> pd.DataFrame:
+    """Rows of a map's items with their variable (its index) and clipped physical value."""
     variable = raw["itemid"].map(ITEMS[item_map]())
     raw = raw[variable.notna()]
     index = variable[variable.notna()].to_numpy(np.int64)
@@ -243,16 +335,22 @@ def clean_events(
     limits = ranges(rules, item_map)
     clipped = np.clip(value, limits.low[index], limits.high[index])
     oddities["charted values clipped to their range"] += int((clipped != value).sum())
-    stay = raw["stay"].to_numpy(np.int64)[readable]
-    seconds = raw["seconds"].to_numpy(np.int64)[readable]
-    order = np.lexsort((clipped, seconds, stay, index))
-    return Events(stay[order], index[order], seconds[order], clipped[order])
+    return raw[readable].assign(variable=index, physical=clipped)
+
+
+def _text_order(variable: np.ndarray, value: np.ndarray, text: pd.Series) -> np.ndarray:
+    """What the official code sorts by: numbers of the variables it cleans, texts of the others.
+
+    It reads a subject's values as text because some are (the coma scale), all of them here; a long
+    file's parts without any such text are numbers there.
+    """
+    return np.where(np.isin(variable, CLEANED), value, pd.factorize(text, sort=True)[0])
 
 
 def _scores(variable: np.ndarray, raw: pd.DataFrame, rules: Rules) -> np.ndarray:
     """Numbers as charted; the texts of the coma scale as scores."""
     number = raw["number"].to_numpy(float, copy=True)
-    rows = np.flatnonzero(raw["value"].notna())
+    rows = np.flatnonzero(raw["value"].notna() & np.isin(variable, _scored_variables()))
     texts = raw["value"].to_numpy()[rows]
     number[rows] = [
         score_of_text().get((of, text.lower()), charted)

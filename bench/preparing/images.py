@@ -35,6 +35,9 @@ LAST_STEP = 2.0
 DCT_FACTORS = (8, 4, 2)
 """Factors by which the JPEG decoder can shrink."""
 
+N_NAMED = 5
+"""How many broken films an error names beside the first."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -51,6 +54,10 @@ class FilmFile:
     path: Path
     boxes: Mapping[str, Box]
     size: tuple[int, int] | None = None
+
+
+Broken = dict[Path, UserError]
+"""Films that cannot be used, and why."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +81,34 @@ def inspect_films(films: Sequence[FilmFile], oddities: Counter[str]) -> None:
     """Look at the films' headers before the long work; count what decoding will mend.
 
     Raises:
-        UserError: a film is missing, no image or not of its size, so that boxes are of no use.
+        UserError: films are missing, no images or not of their size, so that boxes are of no use;
+            all of them are told at once.
     """
     _check_all_there(films)
+    broken: Broken = {}
     for film in films:
-        with _opened(film.path) as image:
-            size, mode = image.size, image.mode
-        if film.size not in (None, size):
-            raise UserError(
-                f"{film.path} is {size[0]} x {size[1]} pixels, its metadata says "
-                f"{film.size[0]} x {film.size[1]}: region boxes need the film at full resolution"
-            )
-        if mode != GREY:
-            oddities[f"films turned into 8-bit grey: {mode}"] += 1
-        for box in (film.boxes[name] for name in BOX_REGIONS if name in film.boxes):
-            if not _meets(box, size):
-                oddities["region boxes left out: outside their film"] += 1
-            elif min(box) < 0 or box[2] > size[0] or box[3] > size[1]:
-                oddities["region boxes cut at the edge of their film"] += 1
+        try:
+            _inspect_film(film, oddities)
+        except UserError as error:
+            broken[film.path] = error
+    _refuse_broken(broken, len(films))
+
+
+def _inspect_film(film: FilmFile, oddities: Counter[str]) -> None:
+    with _opened(film.path) as image:
+        size, mode = image.size, image.mode
+    if film.size is not None and film.size != size:
+        raise UserError(
+            f"{film.path} is {size[0]} x {size[1]} pixels, its metadata says "
+            f"{film.size[0]} x {film.size[1]}: region boxes need the film at full resolution"
+        )
+    if mode != GREY:
+        oddities[f"films turned into 8-bit grey: {mode}"] += 1
+    for box in (film.boxes[name] for name in BOX_REGIONS if name in film.boxes):
+        if not _meets(box, size):
+            oddities["region boxes left out: outside their film"] += 1
+        elif min(box) < 0 or box[2] > size[0] or box[3] > size[1]:
+            oddities["region boxes cut at the edge of their film"] += 1
 
 
 def prepare_films(
@@ -100,9 +117,10 @@ def prepare_films(
     """Decode films in parallel into the cohort's film arrays, which lie in the folder `scratch`.
 
     Films that an earlier process decoded there from the same file in the same way are taken over.
+    A broken film does not stop the others: all that are broken are told at once.
 
     Raises:
-        UserError: a film is missing, broken or no image.
+        UserError: films are missing, broken or no images.
     """
     _check_all_there(films)
     store = RowStore(scratch, len(films), _layout(sizes))
@@ -110,12 +128,37 @@ def prepare_films(
     rows = [row for row, key in enumerate(keys) if not store.holds(row, key)]
     # Threads: Pillow decodes and resizes without holding Python's lock.
     parallel = joblib.Parallel(n_jobs=jobs, prefer="threads", return_as="generator")
-    decoded = parallel(joblib.delayed(prepare_film)(films[row], sizes, nearest) for row in rows)
+    decoded = parallel(joblib.delayed(_film_or_error)(films[row], sizes, nearest) for row in rows)
     n_before = len(films) - len(rows)
     bar = tqdm(decoded, total=len(films), initial=n_before, desc="films", unit="film", disable=None)
+    broken: Broken = {}
     for row, film in zip(rows, bar, strict=True):
-        store.write(row, keys[row], _parts(film))
+        if isinstance(film, UserError):
+            broken[films[row].path] = film
+        else:
+            store.write(row, keys[row], _parts(film))
+    _refuse_broken(broken, len(films))
     return store.arrays
+
+
+def _film_or_error(film: FilmFile, sizes: Sizes, nearest: bool) -> FilmArrays | UserError:
+    try:
+        return prepare_film(film, sizes, nearest)
+    except UserError as error:
+        return error
+
+
+def _refuse_broken(broken: Broken, n_films: int) -> None:
+    """Raise the first film's error, in one line with the names of the others."""
+    if not broken:
+        return
+    first, *others = broken
+    more = ""
+    if others:
+        named = ", ".join(str(path) for path in others[:N_NAMED])
+        unnamed = f" and {len(others) - N_NAMED} more" if len(others) > N_NAMED else ""
+        more = f" ({len(broken)} of {n_films} films are broken; the others: {named}{unnamed})"
+    raise UserError(f"{broken[first]}{more}")
 
 
 def _parts(film: FilmArrays) -> dict[str, np.ndarray]:

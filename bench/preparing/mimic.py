@@ -26,7 +26,7 @@ from bench.preparing.releases import releases
 from bench.preparing.rules import NOT_REPRODUCED, OFFICIAL, Rules
 from bench.preparing.scene_graphs import Box, SceneGraphs
 from bench.preparing.selection import RawFolders, select
-from bench.preparing.splits import split_subjects
+from bench.preparing.splits import draw_as_published, split_subjects
 from bench.preparing.workplace import MEMORY_GB, workplace
 from bench.preparing.writing import write_selection
 
@@ -61,7 +61,10 @@ def prepare_mimic(
     selection, boxes = select(raw, graphs, gold, rules, attrition)
     found = releases(raw, graphs, attrition.steps[0].n_stays or 0)
     subjects = np.unique(selection.stays["subject_id"])
-    split = split_subjects(subjects, gold.subjects, np.random.default_rng(options.seed))
+    if rules.published_draw:
+        split = draw_as_published(subjects, gold.subjects, options.seed)
+    else:
+        split = split_subjects(subjects, gold.subjects, np.random.default_rng(options.seed))
     say(", ".join(f"{data_set} {release}" for data_set, release in found.items()))
     say(attrition.table())
 

@@ -25,23 +25,35 @@ def fit_normalisation(
         demographics: float [stays, 17]
     """
     used = training[events.stay]
-    ehr_mean, ehr_sd = _event_moments(events.variable[used], events.value[used], impute)
-    known = demographics[training]
+    variable, value = events.variable[used], events.value[used]
+    return normalisation_of(variable, value, np.ones(len(value)), impute, demographics[training])
+
+
+def normalisation_of(
+    variable: np.ndarray,
+    value: np.ndarray,
+    times: np.ndarray,
+    impute: np.ndarray,
+    demographics: np.ndarray,
+) -> Normalisation:
+    """Fit on values that occur a number of times, each [values], and demographics [stays, 17]."""
+    ehr_mean, ehr_sd = _event_moments(variable, value, times, impute)
     mean, sd = np.zeros(len(DEMOGRAPHICS)), np.ones(len(DEMOGRAPHICS))
     for column in range(N_CONTINUOUS):
-        mean[column], sd[column] = _fenced_moments(known[:, column])
-    return Normalisation(ehr_mean, ehr_sd, mean, sd, _fill(known))
+        mean[column], sd[column] = _fenced_moments(demographics[:, column])
+    return Normalisation(ehr_mean, ehr_sd, mean, sd, _fill(demographics))
 
 
 def _event_moments(
-    variable: np.ndarray, value: np.ndarray, impute: np.ndarray
+    variable: np.ndarray, value: np.ndarray, times: np.ndarray, impute: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and population sd per variable over single events, before hourly binning."""
     n_variables = len(EHR_VARIABLES)
-    count = np.bincount(variable, minlength=n_variables)
-    total = np.bincount(variable, weights=value, minlength=n_variables)
+    count = np.bincount(variable, weights=times, minlength=n_variables)
+    total = np.bincount(variable, weights=times * value, minlength=n_variables)
     mean = np.where(count > 0, total / np.maximum(count, 1), impute)
-    squares = np.bincount(variable, weights=(value - mean[variable]) ** 2, minlength=n_variables)
+    square = times * (value - mean[variable]) ** 2
+    squares = np.bincount(variable, weights=square, minlength=n_variables)
     sd = np.sqrt(squares / np.maximum(count, 1))
     return mean, np.where(sd > 0, sd, 1.0)
 

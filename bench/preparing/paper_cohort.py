@@ -128,7 +128,8 @@ def _reasons(number: int, cells: pd.DataFrame, parts_at: list[str], rules: Rules
     if not cells["difference"].any():
         return ["as in the paper"]
     if number in (4, 7) and not cells.groupby("column")["difference"].sum().any():
-        return ["same totals as in the paper: the draw of the split is ours"]
+        why = "had other subjects or another seed" if rules.published_draw else "is ours"
+        return [f"same totals as in the paper: the draw of the split {why}"]
     other = [rule for rule in LABEL_RULES.get(number, ()) if not getattr(rules, rule)]
     reasons = [f"deviates {where}" for where in parts_at]
     reasons += [f"deviates by the strict rule {rule}" for rule in other]

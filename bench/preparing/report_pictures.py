@@ -125,7 +125,8 @@ def draw_timeline(cohort: Cohort, stay: int) -> bytes:
         panels = figure.subplots(len(VITALS), 1, sharex=True)
         for (name, unit), axes in zip(VITALS, panels, strict=True):
             _draw_vital(axes, cohort, EHR_VARIABLES.index(name), lines)
-            axes.set_ylabel(f"{name}\n({unit})", fontsize=7)
+            shown_in = "sd" if "normalised_by" in cohort.manifest else unit
+            axes.set_ylabel(f"{name}\n({shown_in})", fontsize=7)
             axes.axvline(ICU_HORIZON_HOURS, color=VERMILION, linewidth=1)
             for hour in films:
                 axes.axvline(hour, color=GREY, linestyle="--", linewidth=0.8)

@@ -49,17 +49,7 @@ def select_stays(stays: pd.DataFrame, rules: Rules, attrition: Attrition) -> pd.
     Added columns: los_days, age (years), mortality (0/1), length_of_stay (class). Rows are sorted
     by subject and intime. Stays above 48 h only: both ICU labels are given that condition.
     """
-    attrition.stays("ICU stays", stays)
-    _count_oddities(stays, attrition.oddities)
-    stays = stays[stays["first_careunit"] == stays["last_careunit"]]
-    attrition.stays("one care unit throughout", stays)
-    # Counted after the rule above, as published: a transferred stay does not hide a plain one.
-    alone = ~stays.duplicated("hadm_id", keep=False)
-    stays = stays[alone & stays["known"]]
-    attrition.stays("the only such stay of its admission", stays)
-    stays = stays.assign(age=_age(stays, rules))
-    stays = stays[stays["age"] >= MIN_AGE_YEARS]
-    attrition.stays(f"age of {MIN_AGE_YEARS} or more", stays)
+    stays = adult_stays(stays, rules, attrition)
     los_days = (stays["outtime"] - stays["intime"]).dt.total_seconds() / (HOURS_PER_DAY * 3600)
     stays = stays.assign(los_days=los_days)[los_days > MIN_LOS_DAYS]
     attrition.stays(f"length of stay above {MIN_LOS_DAYS * HOURS_PER_DAY:.0f} h", stays)
@@ -72,6 +62,22 @@ def select_stays(stays: pd.DataFrame, rules: Rules, attrition: Attrition) -> pd.
         length_of_stay=length_of_stay_class(stays["los_days"].to_numpy()),
     )
     return stays.sort_values(["subject_id", "intime", "stay_id"], ignore_index=True)
+
+
+def adult_stays(stays: pd.DataFrame, rules: Rules, attrition: Attrition) -> pd.DataFrame:
+    """The stays whose EHR the official code processes, of any length; adds age (years)."""
+    attrition.stays("ICU stays", stays)
+    _count_oddities(stays, attrition.oddities)
+    stays = stays[stays["first_careunit"] == stays["last_careunit"]]
+    attrition.stays("one care unit throughout", stays)
+    # Counted after the rule above, as published: a transferred stay does not hide a plain one.
+    alone = ~stays.duplicated("hadm_id", keep=False)
+    stays = stays[alone & stays["known"]]
+    attrition.stays("the only such stay of its admission", stays)
+    stays = stays.assign(age=_age(stays, rules))
+    stays = stays[stays["age"] >= MIN_AGE_YEARS]
+    attrition.stays(f"age of {MIN_AGE_YEARS} or more", stays)
+    return stays
 
 
 def length_of_stay_class(los_days: np.ndarray) -> np.ndarray:

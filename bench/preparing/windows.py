@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -53,11 +53,26 @@ def stay_windows(n_stays: int, rules: Rules) -> Windows:
 
 def pair_windows(pairs: pd.DataFrame, rules: Rules) -> Windows:
     """Hours floor(t1) to floor(t2) of a pair; the last one ends with the second film (included)."""
-    first = pairs["seconds_1"].to_numpy(np.int64) // HOUR
+    first, past_hour = np.divmod(pairs["seconds_1"].to_numpy(np.int64), HOUR)
+    if rules.whole_hours_numbered_late:
+        first -= (past_hour == 0) & (first > 0)
     last = pairs["seconds_2"].to_numpy(np.int64) // HOUR + int(rules.hour_after_prediction)
     film = pairs["seconds_2"].to_numpy(np.int64) + 1
     end = (last + 1) * HOUR if rules.hour_after_prediction else film
     return Windows(pairs["stay"].to_numpy(np.int64), first, last - first + 1, end)
+
+
+def numbered_from_film(windows: Windows, pairs: pd.DataFrame) -> Windows:
+    """Windows of pairs whose first row has the number of the first film's hour (ledger D10)."""
+    return replace(windows, first_hour=pairs["seconds_1"].to_numpy(np.int64) // HOUR)
+
+
+def ended_with_charting(windows: Windows, events: Events, n_stays: int) -> Windows:
+    """Windows without the hours after that of the stay's last event; none may be left."""
+    last = np.full(n_stays, -1)
+    np.maximum.at(last, events.stay, events.seconds)
+    n_charted = last[windows.stay] // HOUR + 1 - windows.first_hour
+    return replace(windows, n_hours=np.clip(n_charted, 0, windows.n_hours))
 
 
 def last_needed(n_stays: int, *windows: Windows) -> np.ndarray:

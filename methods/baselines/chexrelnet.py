@@ -97,9 +97,10 @@ class ImageEmbedder(Encoder):
 
     def __init__(self, config: CheXRelNetConfig) -> None:
         super().__init__()
-        self.images = ImageEncoder(config.backbone, config.weights)
-        self.width = self.images.width
         self.frozen = config.freeze and config.weights != "none"
+        is_imagenet = self.frozen and config.weights == "imagenet"
+        self.images = ImageEncoder(config.backbone, config.weights, standardised=is_imagenet)
+        self.width = self.images.width
         self.images.requires_grad_(not self.frozen)
 
     def train(self, mode: bool = True) -> Self:

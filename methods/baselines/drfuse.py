@@ -286,9 +286,10 @@ class DrFuse(Method[DrFuseConfig]):
 
     @classmethod
     def recipe(cls, task: Task) -> dict[str, float | int]:
-        """Defaults of DrFuse's released code."""
+        """Defaults of DrFuse's released code: the rate does not fall."""
         return {
             "lr": 1e-4,
+            "lr_min": 1e-4,
             "weight_decay": 0.0,
             "batch_size": 16,
             "accumulation": 1,

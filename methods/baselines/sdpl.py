@@ -213,6 +213,7 @@ class Sdpl(Method[SdplConfig]):
         self.heads = nn.ModuleList(
             nn.Linear(n_features // spec.n_outputs, spec.n_logits) for _ in range(spec.n_outputs)
         )
+        self.heads.apply(initialise)
 
     @classmethod
     def configure(cls, preset: Preset, task: Task) -> SdplConfig:

@@ -233,3 +233,11 @@ class DeclinesAll(Sound):
     @classmethod
     def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
         return "never"
+
+
+class LacksConfigure(Method[SoundConfig]):
+    title = "Lacks configure"
+    inputs = Inputs(ehr=True)
+
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        return Output(batch.ehr_values.sum((1, 2))[:, None])

@@ -12,8 +12,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.config import Request, resolve
 from bench.contract import Preset, TaskSpec
-from bench.contract_checks import difference, padded, with_films_exchanged, without_dropout
+from bench.contract_checks import (
+    Case,
+    check_learning,
+    difference,
+    padded,
+    with_films_exchanged,
+    without_dropout,
+)
 from bench.data.batch import Batch
+from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
 from bench.objective import task_loss
@@ -293,6 +301,12 @@ class TestTraining:
             assert isinstance(compare, LearntDifference)
             assert has_gradient(compare) == (i == scale)
             assert has_gradient(stage) == (i <= scale)
+
+    @EVERY_TASK
+    def test_four_samples_can_be_learnt_from_films_alone(self, task: Task, cohort: Cohort) -> None:
+        cxr = Cxr.LONG if task.is_icu else Cxr.PAIR
+        case = Case(resolve(Request("chexrelformer", task, cxr, 0, ehr=False)), cohort)
+        assert check_learning(case) is None
 
     def test_outputs_are_logits(self) -> None:
         method, batch = build(), films_of()

@@ -14,7 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.config import Request, resolve
 from bench.contract import Preset, TaskSpec
+from bench.contract_checks import Case, check_learning, difference, padded, without_dropout
 from bench.data.batch import Batch
+from bench.data.cohort import Cohort
 from bench.data.vocabulary import REGIONS, Cxr, Task
 from bench.errors import UserError
 from bench.objective import task_loss
@@ -259,6 +261,32 @@ class TestFilms:
         assert n_films > 2
         torch.testing.assert_close(seen[0][:1], torch.stack(seen[1:]).mean(dim=0))
 
+    def test_the_order_in_which_regions_are_listed_does_not_matter(self) -> None:
+        # Few links, as all of them make regions too much alike to see which one counts.
+        method, batch = build(ehr=False), films_of(ehr=False)
+        order = torch.arange(R).roll(1)
+        within = torch.zeros(R, R)
+        within[0, 1] = within[1, 0] = within[4, 7] = within[7, 4] = 1
+        method.graph.edges = pair_edges(within)
+        logits = method(batch).logits
+        listed = replace(
+            batch,
+            regions=batch.regions[:, :, order],
+            region_present=batch.region_present[:, :, order],
+        )
+        assert not same(method(listed).logits, logits)
+        method.graph.edges = pair_edges(within[order][:, order])
+        torch.testing.assert_close(method(listed).logits, logits)
+
+    @EVERY_TASK
+    def test_padding_in_training(self, task: Task) -> None:
+        batch = films_of(task)
+        one, other = (without_dropout(build(task)) for _ in range(2))
+        seen = one(padded(batch, n_films=3)).logits
+        assert difference("logits", seen, other(batch).logits) is None
+        for (name, value), expected in zip(one.named_buffers(), other.buffers(), strict=True):
+            assert difference(name, value, expected) is None
+
     @EVERY_TASK
     def test_batch_position_does_not_matter(self, task: Task) -> None:
         method, batch = build(task), films_of(task)
@@ -353,6 +381,41 @@ class TestTraining:
         silent = [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()]
         assert not silent
 
+    def test_every_disease_trains_its_own_logits(self) -> None:
+        method, batch = build(), films_of()
+        assert batch.targets is not None
+        labels = torch.arange(len(batch))[:, None] % 3 + torch.zeros(7, dtype=torch.int64)
+        logits = method(batch).logits
+        for disease in range(7):
+            one = torch.full_like(labels, 3)
+            one[:, disease] = labels[:, disease]
+            targets = replace(batch.targets, progression=one)
+            loss = task_loss(Task.DISEASE_PROGRESSION, logits, targets, torch.ones(7, 3))
+            (gradient,) = torch.autograd.grad(loss, method.classifier[-1].weight, retain_graph=True)
+            moved = gradient.unflatten(0, (7, 3)).any(dim=-1)
+            assert moved.tolist() == [[d == disease] * 3 for d in range(7)]
+
+    @EVERY_TASK
+    def test_four_samples_can_be_learnt_from_films_alone(self, task: Task, cohort: Cohort) -> None:
+        cxr = Cxr.LONG if task.is_icu else Cxr.PAIR
+        case = Case(resolve(Request("chexrelnet", task, cxr, 0, ehr=False)), cohort)
+        assert check_learning(case) is None
+
+    @pytest.mark.parametrize("where", ["regions", "films"])
+    def test_learns_which_film_has_the_finding(self, where: str) -> None:
+        """Planted: a bright square in the second film only is worsened, in the first improved."""
+        method = build(config=replace(TINY, dropout=0.0), ehr=False).train()
+        optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3)
+        for step in range(70):
+            batch, labels = planted(where, seed=step)
+            optimizer.zero_grad()
+            logits = method(batch).logits
+            F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(7)).backward()
+            optimizer.step()
+        batch, labels = planted(where, seed=1000, n=64)
+        predicted = method.eval()(batch).logits.argmax(-1)
+        assert (predicted == labels[:, None]).float().mean() > 0.9
+
     def test_crops_and_films_share_their_batch_statistics(self) -> None:
         method, batch = build(ehr=False).train(), films_of(ehr=False)
         calls: list[int] = []
@@ -393,3 +456,25 @@ class TestFrozen:
 
     def test_weights_from_scratch_are_trained(self) -> None:
         assert all(p.requires_grad for p in build().embed.parameters())
+
+
+SHOWN = torch.tensor([[0, 1], [1, 0], [0, 0], [1, 1]])
+"""In which film a finding shows: worsened, improved, twice no change; one film never tells."""
+
+
+def planted(where: str, seed: int, n: int = 24) -> tuple[Batch, Tensor]:
+    """Pairs of noise with a bright square in a region's crop, or in the film; class of each."""
+    generator = torch.Generator().manual_seed(seed)
+    kind = torch.arange(n) % 4
+    batch = random_batch(Task.DISEASE_PROGRESSION, n, ehr=False)
+    crops, films = (
+        torch.randint(0, 100, (n, 2, *shape), dtype=torch.uint8, generator=generator)
+        for shape in ((R, 16, 16), (32, 32))
+    )
+    square = (120 * SHOWN[kind]).to(torch.uint8)[..., None, None]
+    if where == "regions":
+        crops[:, :, 3, 4:12, 4:12] += square
+    else:
+        films[:, :, 6:18, 6:18] += square
+    present = torch.ones(n, 2, R, dtype=torch.bool)
+    return replace(batch, films=films, regions=crops, region_present=present), kind.clamp_max(2)

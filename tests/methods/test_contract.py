@@ -114,7 +114,8 @@ def test_the_command_names_the_fault_and_fails(capsys: pytest.CaptureFixture[str
     [
         (place("DeclinesAll"), "accepts no setting"),
         (place("Sond"), "did you mean 'Sound'"),
-        ("bench.contract:Output", "does not set title and inputs"),
+        ("bench.contract:Output", "is no method: derive it from methods.base.Method"),
+        (place("LacksConfigure"), "lacks configure: see"),
         ("diprow", "did you mean 'dipro'"),
     ],
 )

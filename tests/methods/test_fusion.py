@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.contract import TaskSpec
 from bench.contract_checks import padded
@@ -45,6 +45,31 @@ def test_reads_hours_and_demographics(fusion: EhrFusion, batch: Batch, tokens: T
         {"demographics": batch.demographics + 1},
     ):
         assert not torch.allclose(fusion(tokens, replace(batch, **change)), fused, atol=1e-3)
+
+
+def test_is_the_norm_of_a_residual_attention_over_class_token_and_hours(
+    fusion: EhrFusion, batch: Batch, tokens: Tensor
+) -> None:
+    row = 0
+    n_hours = int(batch.ehr_valid[row].sum())
+    static = batch.demographics[row].expand(n_hours, -1)
+    series = torch.cat([batch.ehr_values[row, :n_hours], static], dim=-1)[None]
+    hours, cls = fusion.encoder(series, torch.ones(1, n_hours, dtype=torch.bool))
+    E = torch.cat([cls[:, None], hours], dim=1)
+    reference = nn.MultiheadAttention(16, 8, batch_first=True)
+    reference.load_state_dict(fusion.attention.state_dict())
+    Z = tokens[row : row + 1]
+    expected = fusion.norm(Z + reference(Z, E, E)[0])
+    torch.testing.assert_close(fusion(tokens, batch)[row], expected[0])
+
+
+def test_image_tokens_do_not_see_each_other(
+    fusion: EhrFusion, batch: Batch, tokens: Tensor
+) -> None:
+    changed = tokens.clone()
+    changed[:, 0] += 1
+    moved = (fusion(changed, batch) - fusion(tokens, batch)).abs().amax(dim=(0, 2)) > 1e-4
+    assert moved.tolist() == [True, False, False]
 
 
 def test_padded_hours_change_nothing(fusion: EhrFusion, batch: Batch, tokens: Tensor) -> None:

@@ -162,6 +162,15 @@ class TestSequence:
         cut = replace(batch, films=batch.films[:, :1], film_valid=batch.film_valid[:, :1])
         torch.testing.assert_close(method(only_first).logits, method(cut).logits)
 
+    def test_last_is_long_of_one_film_with_the_same_weights(self) -> None:
+        long, batch = build(), films_of()
+        last = MedFuse(TINY, TaskSpec(Task.MORTALITY, Cxr.LAST)).eval()
+        last.load_state_dict(long.state_dict())
+        newest = batch.film_valid.sum(dim=1) - 1
+        films = batch.films[torch.arange(len(batch)), newest][:, None]
+        alone = replace(batch, films=films, film_valid=batch.film_valid[:, :1])
+        torch.testing.assert_close(last(alone).logits, long(alone).logits)
+
     def test_permuting_samples_permutes_logits(self) -> None:
         method, batch = build(), films_of()
         order = [2, 0, 3, 1]
@@ -258,3 +267,40 @@ class TestTraining:
             silent = torch.full_like(targets.progression, NOT_MENTIONED)
             unmentioned = replace(targets, progression=silent)
             assert task_loss(task, logits, unmentioned, torch.ones(7, 3)) == 0
+
+
+class TestPlantedTruth:
+    """What decides is in one place; training has to find it."""
+
+    def learn(self, batch: Batch, labels: Tensor, n_steps: int) -> float:
+        """Train on one batch; return the last mean loss."""
+        method = build(config=replace(TINY, hidden=32, dropout=0.0)).train()
+        optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+        for _ in range(n_steps):
+            logits = method(batch).logits[:, 0]
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    def batch(self) -> tuple[Batch, Tensor]:
+        """Sixteen stays with 24 uneventful hours and two grey films; half are to be told apart."""
+        batch = random_batch(Task.MORTALITY, n=16, size=0, film_size=16)
+        changes = {
+            "ehr_values": torch.zeros(16, 24, 38),
+            "ehr_valid": torch.ones(16, 24, dtype=torch.bool),
+            "films": torch.full_like(batch.films[:, :2], 40),
+            "film_valid": torch.ones(16, 2, dtype=torch.bool),
+        }
+        return replace(batch, **changes), torch.arange(16) % 2 == 0
+
+    def test_remembers_hours_long_past(self) -> None:
+        batch, high = self.batch()
+        batch.ehr_values[high, 4:7, 3] = 2.0
+        assert self.learn(batch, high.float(), n_steps=100) < 0.1
+
+    def test_finds_in_which_film_a_mark_is(self) -> None:
+        batch, late = self.batch()
+        batch.films[late, 1, 4:9], batch.films[~late, 0, 4:9] = 220, 220
+        assert self.learn(batch, late.float(), n_steps=100) < 0.1

@@ -63,6 +63,23 @@ class TestPaperSize:
             else:
                 assert p.std().item() == pytest.approx(INITIAL_SD, rel=0.1), name
 
+    def test_norms_of_blocks_and_stages_have_the_small_epsilon(self, paper: PyramidEncoder) -> None:
+        norms = {n: m.eps for n, m in paper.named_modules() if isinstance(m, nn.LayerNorm)}
+        small = {n for n, eps in norms.items() if eps == 1e-6}
+        assert {eps for n, eps in norms.items() if n not in small} == {1e-5}
+        assert len(small) == 2 * 13 + 4
+        assert not any("embed_norm" in n or "attention" in n for n in small)
+
+    def test_dropout_is_on_weights_projections_and_hidden_layers(
+        self, paper: PyramidEncoder
+    ) -> None:
+        blocks = [block for stage in paper.stages for block in stage.blocks]
+        assert len(blocks) == 13
+        for block in blocks:
+            attention, hidden = block.attention, block.feed_forward
+            rates = (attention.attention.dropout, attention.dropout.p, hidden.dropout.p)
+            assert rates == (0.1, 0.1, 0.1)
+
     def test_drop_path_rises_evenly_over_the_blocks(self, paper: PyramidEncoder) -> None:
         rates = [block.drop_path.rate for stage in paper.stages for block in stage.blocks]
         assert rates == pytest.approx([0.1 * i / 12 for i in range(13)])
@@ -130,6 +147,13 @@ class TestParts:
         expected = torch.zeros(5, 5, dtype=torch.bool)
         expected[1:4, 1:4] = True
         assert torch.equal(moved, expected)
+
+    def test_block_norms_come_first(self) -> None:
+        torch.manual_seed(0)
+        block, x = Block(8, 2, 1, 4, 0.0, drop_path=0.0), torch.randn(2, 3, 3, 8)
+        middle = x + block.attention(block.norm1(x))
+        expected = middle + block.feed_forward(block.norm2(middle))
+        torch.testing.assert_close(block(x), expected)
 
     def test_block_without_branches_is_the_identity(self) -> None:
         block, x = Block(8, 2, 1, 4, 0.0, drop_path=0.0), torch.randn(2, 3, 3, 8)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.config import Request, resolve
 from bench.contract import Preset, TaskSpec
@@ -130,6 +131,16 @@ class TestSize:
         config = replace(Umse.configure(Preset.PAPER, PAIRS), weights="none")
         method = Umse(config, TaskSpec(PAIRS, Cxr.PAIR))
         assert sum(p.numel() for p in method.parameters()) == 8_645_653 + 23_508_032
+
+    @pytest.mark.slow
+    def test_two_films_cost_what_two_backbones_do(self) -> None:
+        # Table 9 has 8.27 G: two ResNet-50 at 4.087 G, and 0.013 G to project their places.
+        config = UmseConfig(weights="none", d_model=64)
+        method = Umse(config, TaskSpec(PAIRS, Cxr.PAIR)).eval()
+        batch = random_batch(PAIRS, n=1, size=0, film_size=224)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            method(batch)
+        assert 8.17e9 + 2 * 49 * 2048 * 64 < counter.get_total_flops() / 2 < 8.5e9
 
     def test_presets_change_sizes_and_the_clock_only(self) -> None:
         paper = Umse.configure(Preset.PAPER, ICU)
@@ -282,6 +293,21 @@ class TestClock:
         in_days, in_hours = (build(time_unit_hours=u, head_norm="layer") for u in (24.0, 1.0))
         torch.testing.assert_close(in_days(days).logits, in_hours(batch).logits)
         assert moves(in_hours, batch, days)
+
+    def test_published_hours_saturate_and_days_do_not(self) -> None:
+        # How far embedded times lie apart, relative to their size.
+        torch.manual_seed(0)
+        f_time = Projection(1, 256)
+
+        def apart(one: float, other: float, unit: float) -> float:
+            a, b = f_time(torch.tensor([[one], [other]]) / unit)
+            return ((a - b).norm() / a.norm()).item()
+
+        for hours, far in (((0, -1), 0.70), ((-1, -25), 0.68)):
+            assert apart(*hours, unit=1) == pytest.approx(far, abs=0.1)
+        for hours, near in (((-12, -24), 0.04), ((-24, -48), 0.02)):
+            assert apart(*hours, unit=1) == pytest.approx(near, abs=0.01)
+            assert apart(*hours, unit=24) > 0.2
 
     def test_is_one_module_for_both_modalities(self) -> None:
         method, batch = build(), batch_of()
@@ -472,6 +498,35 @@ class TestTraining:
         assert unseen.targets is not None
         right = (method.eval()(unseen).logits[:, 0] > 0) == (unseen.targets.mortality > 0)
         assert right.float().mean() > 0.9
+
+    def test_learns_when_a_variable_was_high(self) -> None:
+        def batch(seed: int) -> tuple[Batch, Tensor]:
+            """Charted every third hour at +1 or -1: first up, then down, or the other way round."""
+            stays, hour = random_batch(ICU, 16, seed, size=0, film_size=16), torch.arange(48.0)
+            rises = torch.arange(16) % 2 == 0
+            values, observed = torch.zeros(16, 48, 38), torch.zeros(16, 48, 38, dtype=torch.bool)
+            observed[:, ::3, 6] = True
+            values[..., 6] = torch.where((hour >= 24) == rises[:, None], 1.0, -1.0)
+            hours = {
+                "ehr_values": values,
+                "ehr_observed": observed,
+                "ehr_hours": hour.expand(16, -1),
+                "ehr_valid": torch.ones(16, 48, dtype=torch.bool),
+            }
+            return replace(stays, **hours), rises.float()
+
+        torch.manual_seed(0)
+        config = replace(TINY, n_layers=2, time_unit_hours=24.0)
+        method = without_dropout(Umse(config, TaskSpec(ICU, Cxr.LONG)))
+        optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
+        for seed in range(80):
+            stays, rises = batch(seed)
+            optimizer.zero_grad()
+            logits = method(stays).logits[:, 0]
+            nn.functional.binary_cross_entropy_with_logits(logits, rises).backward()
+            optimizer.step()
+        unseen, rises = batch(seed=1000)
+        assert ((method.eval()(unseen).logits[:, 0] > 0) == (rises > 0)).float().mean() > 0.9
 
     def test_a_frozen_backbone_stays_as_it_is(self) -> None:
         method, batch = build(freeze_backbone=True).train(), batch_of()

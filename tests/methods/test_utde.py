@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.config import Request, resolve
 from bench.contract import Preset, TaskSpec
@@ -96,6 +97,17 @@ class TestSize:
         config = replace(Utde.configure(Preset.PAPER, PAIRS), weights="none", n_grid=49)
         n_parameters = sum(p.numel() for p in build(PAIRS, config).parameters())
         assert n_parameters == 4_135_062 + 23_508_032
+
+    @pytest.mark.slow
+    def test_two_films_cost_what_two_backbones_do(self) -> None:
+        # The paper's 1.61 G fits no ResNet-50, of which two cost 8.17 G; see the fusion's share.
+        config = replace(Utde.configure(Preset.PAPER, PAIRS), weights="none")
+        batch = random_batch(PAIRS, n=1, size=0, film_size=224)
+        method = build(PAIRS, config)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            method(batch)
+        film_grid = 48 * method.film_grid.out.weight.numel()
+        assert 8.17e9 + film_grid < counter.get_total_flops() / 2 < 8.6e9
 
     def test_presets_change_sizes_only(self) -> None:
         paper = Utde.configure(Preset.PAPER, ICU)

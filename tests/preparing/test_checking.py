@@ -202,3 +202,26 @@ def test_details_name_rows_not_identifiers(good: Parts, tmp_path: Path) -> None:
     check = verdicts(parts, tmp_path / "cohort")["every subject in one split"]
     assert check.detail.startswith("subjects.parquet, row ")
     assert not any(key in check.detail for key in parts["tables"]["subjects"]["subject_key"])
+
+
+@pytest.mark.parametrize(
+    ("manifest", "told"),
+    [
+        (
+            {"normalised_by": "official scripts"},
+            "normalised by the official scripts, with statistics over all stays",
+        ),
+        (
+            {"official_behaviour": ["normalise_beyond_cohort"]},
+            "fitted on all adult stays, with films or without",
+        ),
+    ],
+)
+def test_statistics_of_more_than_the_cohort_are_said_to_be(
+    good: Parts, tmp_path: Path, manifest: dict[str, Any], told: str
+) -> None:
+    parts = copied(good)
+    parts["manifest"] |= manifest
+    checks = verdicts(parts, tmp_path / "cohort")
+    assert {checks[name].detail for name in STATISTICS} == {told}
+    assert {check.name for check in checks.values() if check.holds is False} == set(STATISTICS)

@@ -20,6 +20,7 @@ from bench.errors import Parser, UserError
 from bench.preparing import describing
 from bench.preparing.checking import Check, check_cohort
 from bench.preparing.data_report import add_arguments, run_check, summary, write_report
+from bench.preparing.report_pictures import Limits
 
 N_STAYS = 60
 ONE_FAILS = [Check("a & b", True, "fine"), Check("c", False, "rows"), Check("d", None, "unsure")]
@@ -109,6 +110,34 @@ def test_it_says_what_the_data_is(plain: tuple[Cohort, str, Page]) -> None:
     for said in ("a < b", "SIMULATED DATA", "not credentialed", cohort.content_hash):
         assert said in page.text
     assert summary(cohort, ONE_FAILS).splitlines()[0].startswith("a < b (SIMULATED DATA")
+
+
+def test_it_names_the_releases(tmp_path: Path, quick: None) -> None:
+    cohort = cohort_of(tmp_path, releases={"MIMIC-IV": "2.2", "Chest ImaGenome": "1.0.0"})
+    assert "releases: MIMIC-IV 2.2, Chest ImaGenome 1.0.0" in report(cohort, tmp_path)[1].text
+    assert "releases:" not in report(cohort_of(tmp_path / "old"), tmp_path)[1].text
+
+
+def test_normalised_values_have_no_clipping_limits(
+    tmp_path: Path, plain: tuple[Cohort, str, Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, _, usual = plain
+    assert "clipped to" in usual.text and "Red: clipping limits" in usual.text
+    limits: list[Limits | None] = []
+
+    def note(*of: Any) -> bytes:
+        limits.append(of[2])
+        return b""
+
+    for name in ("draw_film", "draw_timeline"):
+        monkeypatch.setattr(f"bench.preparing.data_report.{name}", lambda *_: b"")
+    monkeypatch.setattr("bench.preparing.data_report.draw_distribution", note)
+    cohort = cohort_of(tmp_path, normalised_by="official scripts")
+    write_report(cohort, tmp_path / "report.html", ONE_FAILS)
+    text = (tmp_path / "report.html").read_text()
+    assert len(limits) == 2 + len(EHR_VARIABLES) and set(limits) == {None}
+    assert "clipped to" not in text and "Red" not in text
+    assert "Normalised by the official scripts" in text
 
 
 def test_it_tells_every_check(plain: tuple[Cohort, str, Page]) -> None:

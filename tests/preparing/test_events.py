@@ -237,3 +237,38 @@ def test_too_little_memory_is_said_so(tmp_path: Path):
     work = Workplace(tmp_path, memory_gb=1e-4)
     with pytest.raises(UserError, match=r"chartevents\.csv cannot be read.*--memory"):
         read_raw_events(raw.mimic_iv, stays, np.full(2, DAY), [HEART_RATE], STRICT, work=work)
+
+
+def test_official_values_of_the_same_minute_are_sorted_as_text(tmp_path: Path):
+    tree = RawTree()
+    tree.add_stay(0)
+    for value in (98, 100, 99):
+        tree.chart(0, 1, HEART_RATE, value)
+        tree.chart(0, 1, SPO2, value)  # the official code has made numbers of these
+    for value in (60, 100):
+        tree.chart(0, 1, URINE, value)
+    for value in ("To Speech", "Spontaneously"):
+        tree.chart(0, 1, GCS_EYE, value)
+    rules = Rules("text", sorted_as_text=True)
+    events = cleaned(tree, tmp_path, rules)
+    in_order = {
+        item: events.value[events.variable == official_items()[item]].tolist()
+        for item in (HEART_RATE, SPO2, URINE, GCS_EYE)
+    }
+    assert in_order == {
+        HEART_RATE: [100, 98, 99],
+        SPO2: [98, 99, 100],
+        URINE: [100, 60],
+        GCS_EYE: [4, 3],
+    }
+
+
+def test_text_order_changes_no_value(tmp_path: Path):
+    tree = plain_tree(1)
+    tree.chart(0, 1, GCS_EYE, "None")
+    tree.chart(0, 2, HEART_RATE, "88")
+    tree.chart(0, 3, GLUCOSE, "ERROR")
+    strict = cleaned(tree, tmp_path / "a")
+    as_text = cleaned(tree, tmp_path / "b", Rules("text", sorted_as_text=True))
+    for name in vars(strict):
+        assert getattr(as_text, name).tolist() == getattr(strict, name).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from bench.preparing.images import (
     FilmFile,
     Sizes,
     crop,
+    inspect_films,
     letterbox,
     open_film,
     prepare_film,
@@ -126,7 +128,7 @@ def test_films_decoded_before_are_taken_over(tmp_path: Path, monkeypatch: pytest
     def counting(film: FilmFile, *of: Any) -> FilmArrays:
         decoded.append(film.path.stem)
         if film.path.stem in broken:
-            raise UserError("the disk went away")
+            raise KeyboardInterrupt
         return prepare_film(film, *of)
 
     def newly_decoded(nearest: bool = False) -> list[str]:
@@ -138,7 +140,7 @@ def test_films_decoded_before_are_taken_over(tmp_path: Path, monkeypatch: pytest
         return decoded
 
     monkeypatch.setattr(images, "prepare_film", counting)
-    with pytest.raises(UserError):
+    with pytest.raises(KeyboardInterrupt):
         newly_decoded()
     broken.clear()
     assert newly_decoded() == ["4", "5", "6"]
@@ -224,6 +226,48 @@ def test_broken_files_are_named(tmp_path: Path):
     missing = [FilmFile(tmp_path / "whole.jpg", {}), FilmFile(tmp_path / "missing.jpg", {})]
     with pytest.raises(UserError, match=r"missing.jpg is not there.*1 of 2"):
         prepare_films(missing, SIZES, tmp_path, 1)
+
+
+def test_all_broken_films_are_told_at_once_and_the_others_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    noise = np.random.default_rng(0).integers(0, 255, (300, 300), dtype=np.uint8)
+    films = [FilmFile(saved(tmp_path, noise, f"{i}.jpg"), {}) for i in range(12)]
+    whole = films[0].path.read_bytes()
+    broken = [3, 5, 6, 7, 8, 9, 10]
+    for i in broken:
+        films[i].path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError) as caught:
+        prepare_films(films, SIZES, tmp_path / "scratch", 2)
+    told = str(caught.value)
+    assert told.startswith(f"{films[3].path} cannot be decoded") and "\n" not in told
+    assert "7 of 12 films are broken" in told and told.endswith(f"{films[9].path} and 1 more)")
+    assert all(str(films[i].path) in told for i in broken[:6])
+    for i in broken:
+        films[i].path.write_bytes(whole)
+    decoded: list[Path] = []
+
+    def counting(film: FilmFile, *of: Any) -> FilmArrays:
+        decoded.append(film.path)
+        return prepare_film(film, *of)
+
+    monkeypatch.setattr(images, "prepare_film", counting)
+    prepare_films(films, SIZES, tmp_path / "scratch", 1)
+    assert decoded == [films[i].path for i in broken]
+
+
+def test_headers_are_looked_at_to_the_last(tmp_path: Path):
+    films = [FilmFile(saved(tmp_path, ramp(40, 30), f"{i}.png"), {}, (40, 30)) for i in range(4)]
+    films[1].path.write_text("no image")
+    films[3] = FilmFile(films[3].path, {}, (41, 30))
+    with pytest.raises(UserError) as caught:
+        inspect_films(films, Counter())
+    assert str(caught.value) == (
+        f"{films[1].path} is not an image: expected a JPEG or PNG file "
+        f"(2 of 4 films are broken; the others: {films[3].path})"
+    )
+    with pytest.raises(UserError, match=r"3\.png is 40 x 30 pixels.*full resolution$"):
+        inspect_films(films[2:], Counter())
 
 
 def test_real_films_are_read_whole(real_cxr: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,18 @@ from bench.data.vocabulary import (
 )
 from bench.errors import UserError
 from bench.preparing.provenance import provenance
-from bench.preparing.rules import OFFICIAL
-from tests.preparing.raw_tree import FILM_SHAPE, plain_tree, prepare, stay_id, subject
+from bench.preparing.rules import OFFICIAL, STRICT, Rules
+from bench.preparing.splits import draw_as_published
+from tests.preparing.raw_tree import (
+    CHART,
+    FILM_SHAPE,
+    INTIME,
+    plain_tree,
+    prepare,
+    stay_id,
+    subject,
+)
+from tests.preparing.raw_tree import HEART_RATE as HEART_RATE_ITEM
 
 EFFUSION = DISEASES.index("pleural effusion")
 HEART_RATE = EHR_VARIABLES.index("Heart Rate")
@@ -179,9 +190,18 @@ def test_the_manifest_tells_how_it_was_made(tmp_path: Path):
 
 
 def test_official_windows_are_an_hour_longer(tmp_path: Path):
-    cohort = prepare(plain_tree(), tmp_path, rules=OFFICIAL)
+    longer = Rules("strict", hour_after_prediction=True)
+    cohort = prepare(plain_tree(), tmp_path / "a", rules=longer)
     assert set(cohort.stays["n_hours"]) == {49}
     assert cohort.pairs["n_hours"].tolist() == [17, 42] * 10
+    # The first films are on whole hours: the hour before is there, too, and has their number.
+    cohort = prepare(plain_tree(), tmp_path / "b", rules=OFFICIAL)
+    assert set(cohort.stays["n_hours"]) == {49}
+    assert cohort.pairs["n_hours"].tolist() == [18, 43] * 10
+    assert cohort.pairs["first_hour"].tolist() == [5, 20] * 10
+    row = cohort.pairs["ehr_offset"].iloc[0]
+    assert cohort.arrays["ehr_values"][row : row + 2, HEART_RATE].tolist() == [64, 64]
+    assert cohort.arrays["ehr_observed"][row : row + 2, HEART_RATE].tolist() == [True, False]
 
 
 def test_a_stay_without_film_or_sample_is_left_out(tmp_path: Path):
@@ -281,3 +301,69 @@ def test_a_simulation_comes_back_as_planted(tmp_path: Path):
     planted = np.where(gold != NOT_MENTIONED, gold, silver)
     assert (pairs[list(DISEASES)].to_numpy() == planted).all()
     assert (planted != NOT_MENTIONED).sum() > 50
+
+
+def test_official_series_end_with_the_last_charted_value(tmp_path: Path):
+    tree = plain_tree(3)
+    tree.rows[CHART] = [
+        row
+        for row in tree.rows[CHART]
+        if row["subject_id"] != subject(0) or row["charttime"] < INTIME + pd.Timedelta(hours=30)
+    ]
+    rules = Rules("strict", series_end_with_charting=True)
+    ended = prepare(tree, tmp_path / "a", rules=rules)
+    # The last heart rate is at 28.5 h, the second pair spans hours 20 to 60.
+    assert ended.stays["n_hours"].tolist() == [29, 48, 48]
+    assert ended.pairs["n_hours"].tolist() == [16, 9, 16, 41, 16, 41]
+    usual = prepare(tree, tmp_path / "b")
+    for pair in ended.pairs.index:
+        rows = [cohort.pairs.loc[pair, "ehr_offset"] for cohort in (ended, usual)]
+        n_hours = ended.pairs.loc[pair, "n_hours"]
+        shown, all_hours = (
+            cohort.arrays["ehr_values"][row : row + n_hours]
+            for cohort, row in zip((ended, usual), rows, strict=True)
+        )
+        assert (shown == all_hours).all()
+    # Events after the windows were read to find the end, but training statistics show none.
+    assert ended.normalisation.to_json() == usual.normalisation.to_json()
+    samples = Samples(ended, Task.MORTALITY, Cxr.LONG, Inputs(True, True, True, True))
+    assert samples.batch(np.arange(3)).ehr_valid.sum(dim=1).tolist() == [29, 48, 48]
+
+
+def test_official_statistics_are_those_of_stays_without_films_too(tmp_path: Path):
+    tree = plain_tree()
+    tree.add_stay(50, los_hours=30, anchor_age=70)
+    tree.chart(50, 1, HEART_RATE_ITEM, 300)
+    cohorts = {
+        name: prepare(tree, tmp_path / name, rules=rules)
+        for name, rules in {
+            "strict": STRICT,
+            "cohort": replace(OFFICIAL, normalise_beyond_cohort=False),
+            "adults": OFFICIAL,
+        }.items()
+    }
+    # Of each subject k of the ten: 60 + k + hour at the even hours to 108.
+    charted = [60 + k + hour for k in range(10) for hour in range(0, 110, 2)]
+    mean, sd = (
+        {name: getattr(cohort.normalisation, of)[HEART_RATE] for name, cohort in cohorts.items()}
+        for of in ("ehr_mean", "ehr_sd")
+    )
+    assert (mean["cohort"], sd["cohort"]) == pytest.approx((np.mean(charted), np.std(charted)))
+    charted.append(300)
+    assert (mean["adults"], sd["adults"]) == pytest.approx((np.mean(charted), np.std(charted)))
+    assert mean["strict"] < mean["cohort"]
+    age = {name: cohort.normalisation.demographics_mean[0] for name, cohort in cohorts.items()}
+    assert (age["cohort"], age["adults"]) == (64.5, 65)
+    assert len(cohorts["adults"].stays) == 10
+
+
+def test_the_published_draw_is_one_rule(tmp_path: Path):
+    tree = plain_tree(20)
+    own, published = (
+        prepare(tree, tmp_path / str(rule), rules=Rules("strict", published_draw=rule))
+        for rule in (False, True)
+    )
+    ids = np.array([subject(k) for k in range(20)])
+    expected = draw_as_published(ids, (), 0)
+    assert published.subjects["split"].tolist() == expected.tolist()
+    assert own.subjects["split"].tolist() != expected.tolist()

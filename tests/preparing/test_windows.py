@@ -8,7 +8,14 @@ import pandas as pd
 from bench.data.vocabulary import EHR_VARIABLES
 from bench.preparing.events import HOUR, Events, ranges
 from bench.preparing.rules import STRICT, Rules
-from bench.preparing.windows import hourly, last_needed, pair_windows, stay_windows
+from bench.preparing.windows import (
+    ended_with_charting,
+    hourly,
+    last_needed,
+    numbered_from_film,
+    pair_windows,
+    stay_windows,
+)
 
 IMPUTE = ranges(STRICT).impute
 HEART_RATE = EHR_VARIABLES.index("Heart Rate")
@@ -107,3 +114,28 @@ def test_without_any_event_everything_is_the_starting_value():
     values, observed = hourly(events_of(), stay_windows(1, STRICT), IMPUTE)
     assert not observed.any()
     assert (values == IMPUTE.astype(np.float32)).all()
+
+
+def test_official_windows_begin_an_hour_early_for_a_film_on_the_hour():
+    rules = Rules("late", whole_hours_numbered_late=True)
+    pairs = pairs_of((0, 5, 9), (0, 5.5, 9), (0, 0, 9))
+    windows = pair_windows(pairs, rules)
+    assert windows.first_hour.tolist() == [4, 5, 0] and windows.n_hours.tolist() == [6, 5, 10]
+    numbered = numbered_from_film(windows, pairs)
+    assert numbered.first_hour.tolist() == [5, 5, 0]
+    assert numbered.n_hours.tolist() == [6, 5, 10]
+    usual = pair_windows(pairs, STRICT)
+    assert numbered_from_film(usual, pairs).first_hour.tolist() == usual.first_hour.tolist()
+
+
+def test_official_windows_end_with_the_last_event_of_their_stay():
+    windows = pair_windows(pairs_of((0, 5.5, 20), (0, 20, 60), (0, 31, 60), (1, 2, 12)), STRICT)
+    events = events_of(
+        (0, HEART_RATE, 29.99, 70), (0, SODIUM, 30, 140), (2, SODIUM, 47, 140), (3, SODIUM, -1, 140)
+    )
+    ended = ended_with_charting(windows, events, 4)
+    assert ended.n_hours.tolist() == [16, 11, 0, 0]
+    assert ended.first_hour.tolist() == windows.first_hour.tolist()
+    of_stays = ended_with_charting(stay_windows(4, STRICT), events, 4)
+    assert of_stays.n_hours.tolist() == [31, 0, 48, 0]
+    assert hourly(events, of_stays, IMPUTE)[0].shape == (79, len(EHR_VARIABLES))
