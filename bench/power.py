@@ -22,7 +22,7 @@ from scipy.stats import norm
 from tabulate import tabulate
 
 from bench import arguments, significance
-from bench.errors import Parser, UserError, nearest, run_command
+from bench.errors import Parser, run_command
 
 LEVEL = 0.05
 POWER = 0.8
@@ -117,15 +117,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arg = parser().parse_args(argv)
     command, definitions = _tables("command"), _tables("definitions")
-    if arg.table not in definitions.TABLES:
-        raise UserError(f"unknown table '{arg.table}': {nearest(arg.table, definitions.TABLES)}")
+    table = definitions.named(arg.table)
     selection = command.selection(arg, arg.table)
     of_cohort = selection.store.records_of(selection.cohort.content_hash)
-    with_rows = definitions.with_published(definitions.TABLES[arg.table], of_cohort)
+    with_rows = definitions.with_published(table, of_cohort)
     built = _tables("build").build(with_rows, selection, arg.resamples, arg.reference)
-    table = with_detectable(_tables("differences").differences(built))
-    print(as_text(table, built))
-    csv = table.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
+    detectable = with_detectable(_tables("differences").differences(built))
+    print(as_text(detectable, built))
+    csv = detectable.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
     files = {f"{arg.table}_power.csv": csv}
     for path in command.write_files(selection.store.tables, files):
         print(f"wrote {path}")

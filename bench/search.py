@@ -195,9 +195,7 @@ def _settings(
     definitions: Any = importlib.import_module("tables.definitions")
     found: dict[Setting, None] = {}
     for name in tables:
-        if name not in definitions.TABLES:
-            raise UserError(f"unknown table '{name}': {nearest(name, definitions.TABLES)}")
-        for request in definitions.requests(definitions.TABLES[name], preset, [0]):
+        for request in definitions.requests(definitions.named(name), preset, [0]):
             found[Setting.of(request)] = None
     known = {setting.method for setting in found}
     for method in methods or ():

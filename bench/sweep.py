@@ -21,7 +21,7 @@ from tqdm import tqdm
 from bench import arguments, cluster
 from bench.backends import Outcome, default_jobs, run_all
 from bench.demo import open_cohort
-from bench.errors import Parser, UserError, nearest, run_command
+from bench.errors import Parser, run_command
 from bench.plan import Plan, PlannedRun, make_plan
 from bench.search import chosen, tuned
 from bench.store import RunBusyError, Status, Store
@@ -45,9 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if all runs are done, 1 if some failed."""
     arg = parser().parse_args(argv)
     definitions = _definitions()
-    for name in arg.table:
-        if name not in definitions.TABLES:
-            raise UserError(f"unknown table '{name}': {nearest(name, definitions.TABLES)}")
+    tables = [definitions.named(name) for name in arg.table]
     arguments.check_backend(arg.jobs, arg.backend, arg.scheduler)
     store = Store(arg.results)
     if not arg.dry_run:
@@ -55,9 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     cohort = open_cohort(arg.cohort, arg.preset)
     requests = [
         request
-        for name in arg.table
+        for table in tables
         for request in definitions.requests(
-            definitions.TABLES[name],
+            table,
             arg.preset,
             arg.seeds,
             recipe=arg.recipe,

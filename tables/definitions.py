@@ -10,7 +10,7 @@ from typing import Any
 from bench.config import Request
 from bench.contract import Preset
 from bench.data.vocabulary import DISEASES, Cxr, Task
-from bench.errors import UserError
+from bench.errors import UserError, nearest
 
 
 @dataclass(frozen=True)
@@ -280,6 +280,17 @@ TABLES = {
         ),
     )
 }
+
+
+def named(name: str) -> Table:
+    """The table of a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    if name not in TABLES:
+        raise UserError(f"unknown table '{name}': {nearest(name, TABLES)}")
+    return TABLES[name]
 
 
 def with_labels(table: Table, labels: Labels) -> Table:

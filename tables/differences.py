@@ -13,10 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench import significance
-from bench.errors import UserError, nearest
 from bench.registry import load_method
 from tables.build import FAMILY, Built, State, build
-from tables.definitions import TABLES, Column, Row, Table, with_published
+from tables.definitions import Column, Row, Table, named, with_published
 from tables.grid import FrameRow, grid
 from tables.pictures import BLACK, BLUE, caption, heading, picture_files, write_under
 from tables.runs import Selection
@@ -103,10 +102,9 @@ def named_table(name: str, selection: Selection) -> Table:
     Raises:
         UserError: there is no table of that name.
     """
-    if name not in TABLES:
-        raise UserError(f"unknown table '{name}': {nearest(name, TABLES)}")
+    table = named(name)
     of_cohort = selection.store.records_of(selection.cohort.content_hash)
-    return with_published(TABLES[name], of_cohort)
+    return with_published(table, of_cohort)
 
 
 def characters_across(figure: Figure) -> int:

@@ -28,10 +28,10 @@ from tabulate import tabulate
 from bench import arguments, significance
 from bench.contract import Preset
 from bench.data.vocabulary import SELECTION_METRIC
-from bench.errors import Parser, UserError, nearest, run_command
+from bench.errors import Parser, UserError, run_command
 from tables import command
 from tables.build import Built, State, build
-from tables.definitions import TABLES, Column, Table
+from tables.definitions import TABLES, Column, Table, named
 from tables.differences import labels
 from tables.footer import code_and_machine, provenance, stale
 from tables.grid import TASK_TITLES
@@ -286,13 +286,12 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; too few blocks for a test are no error."""
     arg = parser().parse_args(argv)
-    if arg.table not in TABLES:
-        raise UserError(f"unknown table '{arg.table}': {nearest(arg.table, TABLES)}")
+    table = named(arg.table)
     selections = [
         command.selection(argparse.Namespace(**vars(arg), cohort=path), arg.table)
         for path in arg.cohorts
     ]
-    ranks = rank(TABLES[arg.table], selections)
+    ranks = rank(table, selections)
     tested, why_not = None, ""
     try:
         tested = compare(ranks)

@@ -11,10 +11,10 @@ import sys
 from collections.abc import Sequence
 
 from bench import arguments
-from bench.errors import Parser, UserError, nearest, run_command
+from bench.errors import Parser, run_command
 from tables import command
 from tables.build import build
-from tables.definitions import TABLES, Labels, with_labels, with_published
+from tables.definitions import TABLES, Labels, named, with_labels, with_published
 from tables.formats import ansi, as_text, files, plain
 
 
@@ -44,14 +44,11 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; incomplete and undefined cells are no error."""
     arg = parser().parse_args(argv)
-    for name in arg.tables:
-        if name not in TABLES:
-            raise UserError(f"unknown table '{name}': {nearest(name, TABLES)}")
+    wanted = [with_labels(named(name), arg.labels) for name in arg.tables]
     selection = command.selection(arg, arg.tables[0])
     of_cohort = list(selection.store.records_of(selection.cohort.content_hash))
-    for name in arg.tables:
-        table = with_published(with_labels(TABLES[name], arg.labels), of_cohort)
-        built = build(table, selection, arg.resamples, arg.reference)
+    for table in wanted:
+        built = build(with_published(table, of_cohort), selection, arg.resamples, arg.reference)
         print(as_text(built, ansi if _shows_colour() else plain))
         for path in command.write_files(selection.store.tables, files(built)):
             print(f"wrote {path}")

@@ -17,13 +17,13 @@ from pathlib import Path
 from bench import arguments, page
 from bench.data.cohort import Cohort
 from bench.environment import commit
-from bench.errors import Parser, UserError, nearest, run_command
+from bench.errors import Parser, UserError, run_command
 from bench.preparing import data_report
 from bench.preparing.describing import MIN_PATIENTS
 from bench.store import replacing
 from tables import command, report_figures, report_runs, report_tables
 from tables.build import Built, build
-from tables.definitions import TABLES
+from tables.definitions import TABLES, named
 from tables.differences import named_table
 from tables.footer import provenance
 from tables.runs import FoundRun, Selection
@@ -175,8 +175,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; a store without any run is no error."""
     arg = parser().parse_args(argv)
     for name in arg.tables:
-        if name not in TABLES:
-            raise UserError(f"unknown table '{name}': {nearest(name, TABLES)}")
+        named(name)
     selection = command.selection(arg, arg.tables[0])
     path = arg.out or selection.store.root / "report.html"
     write_report(selection, path, arg.tables, arg.resamples)
