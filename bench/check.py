@@ -21,8 +21,6 @@ from methods.base import Method
 DECLARED = ("title", "inputs", "configure", "forward")
 """What a method cannot do without."""
 
-BASES = (Method, *Method.__mro__)
-
 FILM_SIZE, REGION_SIZE = 128, 32
 """Sizes of the demo preset's cohort."""
 
@@ -53,7 +51,8 @@ def _title(name: str) -> str:
     method = load_method(name)
     if not issubclass(method, Method):
         raise UserError(f"{name} is no method: derive it from methods.base.Method")
-    own = {declared for base in method.__mro__ if base not in BASES for declared in vars(base)}
+    bases = [base for base in method.__mro__ if base not in Method.__mro__]
+    own = {declared for base in bases for declared in vars(base)}
     missing = [declared for declared in DECLARED if declared not in own]
     if missing:
         raise UserError(f"{name} lacks {', '.join(missing)}: see methods/base.py for what they are")
