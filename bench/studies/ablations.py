@@ -11,14 +11,15 @@ used, so the study may be stopped and gone on with. Prints Markdown for RESULTS.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from bench import arguments
 from bench.config import Request
-from bench.contract import Preset
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Cxr, Progression, Task
 from bench.demo import open_cohort
@@ -40,12 +41,14 @@ class Arm:
     ablate: tuple[str, ...] = ()
     overrides: tuple[tuple[str, str], ...] = ()
 
-    def request(self, task: Task, seed: int, preset: Preset) -> Request:
+    def request(self, task: Task, seed: int, arg: argparse.Namespace) -> Request:
         """The run of this arm."""
         cxr = Cxr.LONG if task.is_icu else Cxr.PAIR
+        steps = (("training.max_steps", str(arg.steps)),) if arg.steps else ()
         return Request(
-            "dipro", task, cxr, seed, ablate=self.ablate, preset=preset, overrides=self.overrides
-        )
+            "dipro", task, cxr, seed, ehr=not arg.no_ehr, ablate=self.ablate, preset=arg.preset,
+            overrides=(*self.overrides, *steps),
+        )  # fmt: skip
 
 
 FULL = Arm("DiPro")
@@ -71,7 +74,10 @@ ARMS = {
 
 def parser() -> Parser:
     """The command's arguments."""
-    return study_parser("ablations", __doc__, SEEDS)
+    p = study_parser("ablations", __doc__, SEEDS)
+    p.add_argument("--steps", type=arguments.positive, metavar="N", help="fewer than the preset's")
+    p.add_argument("--no-ehr", action="store_true", help="films alone")
+    return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -80,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cohort, store = open_cohort(arg.cohort, arg.preset), Store(arg.results)
     # Seed by seed, so that a study stopped early has every arm.
     requests = [
-        arm.request(task, seed, arg.preset)
+        arm.request(task, seed, arg)
         for seed in arg.seeds
         for task, arms in ARMS.items()
         for arm in arms
@@ -89,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"\nSIMULATED: {cohort.title} ({cohort.content_hash}); preset {arg.preset}\n")
     for task, arms in ARMS.items():
         runs = {
-            arm: done([arm.request(task, seed, arg.preset) for seed in arg.seeds], cohort, store)
+            arm: done([arm.request(task, seed, arg) for seed in arg.seeds], cohort, store)
             for arm in arms
         }
         if not runs[FULL]:

@@ -85,7 +85,8 @@ def _request(setting: Setting, seed: int, arg: argparse.Namespace, of_setting: C
 def _row(setting: Setting, runs: Sequence[PlannedRun], of_setting: Chosen) -> dict[str, object]:
     """A method's score on a task, and whether its whole interval is above chance."""
     task = setting.task
-    scores = scores_of(task, METRIC[task], [run.files.read_predictions() for run in runs])
+    predictions = [run.files.read_predictions() for run in runs]
+    scores, auroc = (scores_of(task, metric, predictions) for metric in (METRIC[task], "auroc"))
     low, high = scores.interval
     seconds = [run.files.read_record()["seconds"] for run in runs]
     return {
@@ -97,6 +98,7 @@ def _row(setting: Setting, runs: Sequence[PlannedRun], of_setting: Chosen) -> di
         "mean": scores.mean,
         "sd": scores.sd,
         "interval": f"{low:.3f} to {high:.3f}",
+        "auroc": "{:.3f} ({:.3f} to {:.3f})".format(auroc.mean, *auroc.interval),
         "above chance": "yes" if low > CHANCE[scores.metric] else "NO",
         "seconds a run": float(np.mean(seconds)),
     }

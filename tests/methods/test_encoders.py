@@ -15,6 +15,7 @@ from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
 from methods.attention import Attention, EncoderLayer
 from methods.encoders import (
+    IMAGENET,
     EhrEncoder,
     ImageEncoder,
     SinusoidalPositions,
@@ -49,6 +50,16 @@ class TestImageEncoder:
         encoder = ImageEncoder("resnet34", "none").eval()
         pixels = images(2, size=64)
         expected = encoder.network((pixels[:, None] / 255).repeat(1, 3, 1, 1))
+        torch.testing.assert_close(encoder.feature_map(pixels), expected, rtol=1e-4, atol=1e-4)
+
+    def test_standardises_as_imagenet_weights_expect(self) -> None:
+        encoder = ImageEncoder("resnet34", "none", standardised=True).eval()
+        pixels = images(2, size=64)
+        wanted = IMAGENET["resnet34"].transforms()
+        scaled = (pixels[:, None] / 255).repeat(1, 3, 1, 1)
+        expected = encoder.network(
+            torchvision.transforms.functional.normalize(scaled, wanted.mean, wanted.std)
+        )
         torch.testing.assert_close(encoder.feature_map(pixels), expected, rtol=1e-4, atol=1e-4)
 
     def test_equals_torchvision_without_its_classifier(self) -> None:
