@@ -48,7 +48,7 @@ class LateFusion(Method[LateFusionConfig]):
     @classmethod
     def configure(cls, preset: Preset, task: Task) -> LateFusionConfig:
         """Small enough for a CPU in the demo and medium presets."""
-        small = LateFusionConfig(backbone="small", weights="none", hidden=64)
+        small = LateFusionConfig(backbone="small_film", weights="none", hidden=64)
         sizes = {Preset.DEMO: small, Preset.MEDIUM: replace(small, hidden=128)}
         return sizes.get(preset, LateFusionConfig())
 

@@ -26,7 +26,10 @@ IMAGENET = {
 IMAGENET_MEAN, IMAGENET_SD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of red, green and blue, as torchvision's weights were trained with."""
 
-BACKBONES = ("small", *IMAGENET)
+SMALL = {"small": (16, 32, 64, 128), "small_film": (16, 32, 64, 96, 96, 128)}
+"""Channels of the ConvNets for crops and for whole films of the demo and medium presets."""
+
+BACKBONES = (*SMALL, *IMAGENET)
 
 
 class Encoder(nn.Module):
@@ -36,14 +39,15 @@ class Encoder(nn.Module):
 
 
 class SmallConvNet(nn.Sequential):
-    """Four strided 3x3 convolutions, for small grey images, trained from scratch."""
+    """Strided 3x3 convolutions for small grey images, trained from scratch.
 
-    width = 128
+    With four of them a place of the map sees 31 pixels a side: as much as a crop of the small
+    presets has. With six it sees 127, a whole film of theirs.
+    """
 
-    def __init__(self) -> None:
-        channels = (1, 16, 32, 64, self.width)
+    def __init__(self, *channels: int) -> None:
         layers: list[nn.Module] = []
-        for n_in, n_out in itertools.pairwise(channels):
+        for n_in, n_out in itertools.pairwise((1, *channels)):
             layers += [
                 nn.Conv2d(n_in, n_out, 3, stride=2, padding=1, bias=False),
                 nn.BatchNorm2d(n_out),
@@ -56,7 +60,8 @@ class ImageEncoder(Encoder):
     """A ConvNet without its classifier, over grey images.
 
     Args:
-        backbone: 'small' (from scratch, any size from 16 px), 'resnet34' or 'resnet50'
+        backbone: 'small' or, seeing whole films, 'small_film' (both from scratch, any size from
+            16 px), 'resnet34' or 'resnet50'
         weights: 'none', 'imagenet', or the path of a state dict file of that backbone
         standardised: shift and scale pixels as ImageNet weights were trained with; what follows
             undoes it in training, but not in a frozen network
@@ -73,9 +78,9 @@ class ImageEncoder(Encoder):
         self.standardised = standardised
         if backbone not in BACKBONES:
             raise UserError(f"unknown backbone '{backbone}': {nearest(backbone, BACKBONES)}")
-        if backbone == "small":
-            self.network: nn.Module = SmallConvNet()
-            self.width, self.n_channels = SmallConvNet.width, 1
+        if backbone in SMALL:
+            self.network: nn.Module = SmallConvNet(*SMALL[backbone])
+            self.width, self.n_channels = SMALL[backbone][-1], 1
         else:
             resnet = torchvision.models.get_model(backbone, weights=None)
             self.width, self.n_channels = resnet.fc.in_features, 3

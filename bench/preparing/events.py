@@ -26,6 +26,7 @@ from bench.preparing.tables import (
     number_list,
     source,
     stream,
+    time_sql,
 )
 from bench.preparing.workplace import Workplace, key_of_inputs, mark_of, throwaway_workplace
 
@@ -257,17 +258,20 @@ def _read_tables(
         own_items = [item for item in items if table_of_item()[item] == name]
         if own_items:
             path = find_table(mimic_iv, table)
-            parts.append(_kept_events(name, path, sql_of(path, table, own_items), spans, work))
+            parts.append(
+                _kept_events(name, path, table, sql_of(path, table, own_items), spans, work)
+            )
     return pd.concat(parts, ignore_index=True)
 
 
 def _kept_events(
-    name: str, path: Path, sql: str, spans: pd.DataFrame, work: Workplace
+    name: str, path: Path, table: Table, sql: str, spans: pd.DataFrame, work: Workplace
 ) -> pd.DataFrame:
+    def make(kept: Path) -> None:
+        stream(path, table, sql, {"spans": spans}, kept, work)
+
     key = key_of_inputs(mark_of(path), sql, spans.to_csv(index=False))
-    return pd.read_parquet(
-        work.stage(name, key, lambda kept: stream(path, sql, {"spans": spans}, kept, work))
-    )
+    return pd.read_parquet(work.stage(name, key, make))
 
 
 def _events_sql(path: Path, table: Table, items: list[int], rules: Rules) -> str:
@@ -281,14 +285,18 @@ def _events_sql(path: Path, table: Table, items: list[int], rules: Rules) -> str
         text = "e.value::VARCHAR"
     elif table is CHART_EVENTS:
         text = f"CASE WHEN e.itemid IN ({number_list(_text_items())}) THEN e.value END"
+    # Times are the dearest to read: they are made of text for rows of the stays' subjects only.
     # A left join shows rows without subject or time, too; all other strangers are dropped.
     return f"""
         SELECT s.stay, e.itemid, {text} AS value, {_number_sql(table)} AS number,
                CAST(epoch(e.charttime) - epoch(s.intime) AS BIGINT) AS seconds
-        FROM {source(path, table)} e LEFT JOIN spans s
+        FROM (SELECT * REPLACE ({time_sql("charttime")} AS charttime)
+              FROM {source(path, table, as_text=["charttime"])}
+              WHERE itemid IN ({number_list(items)})
+                AND (subject_id IS NULL OR subject_id IN (SELECT subject_id FROM spans))) e
+             LEFT JOIN spans s
              ON e.subject_id = s.subject_id AND e.charttime BETWEEN s.first AND s.last
-        WHERE e.itemid IN ({number_list(items)})
-          AND (e.subject_id IS NULL OR e.charttime IS NULL OR {belongs})
+        WHERE e.subject_id IS NULL OR e.charttime IS NULL OR {belongs}
     """
 
 

@@ -1,6 +1,6 @@
 """Films as arrays: whole films letterboxed to a square, region crops from full resolution.
 
-A film of real size is shrunk in two steps where that is much faster: by a whole factor, inside the
+A film of real size is shrunk in two steps where that is much faster: by a power of two, inside the
 JPEG decoder if every box allows it, and then to its target from at least twice as many pixels. The
 grey values differ from those of one step by less than 1 in the mean and 32 in any pixel. Films up
 to `LARGE_FILM` and nearest-neighbour crops are resized in one step.
@@ -32,6 +32,8 @@ LARGE_FILM = 1024
 """Longer side in pixels above which films are shrunk in two steps."""
 LAST_STEP = 2.0
 """How often a target's side fits into what the second step begins with, at least."""
+N_HALVES = 3
+"""How often a film is halved for its larger regions."""
 DCT_FACTORS = (8, 4, 2)
 """Factors by which the JPEG decoder can shrink."""
 
@@ -195,7 +197,7 @@ def prepare_film(film: FilmFile, sizes: Sizes, nearest: bool = False) -> FilmArr
             image.draft(None, (size[0] // factor, size[1] // factor))
             factor = size[0] // image.width
         pixels = _grey(image)
-    last_step = LAST_STEP if is_large else None
+    halves, last_step = (_halves(pixels), LAST_STEP) if is_large else ([pixels], None)
     resample = Image.Resampling.NEAREST if nearest else Image.Resampling.BILINEAR
     crops = np.zeros((len(REGIONS), sizes.region, sizes.region), np.uint8)
     boxes = np.full((len(BOX_REGIONS), 4), np.nan, np.float32)
@@ -204,12 +206,29 @@ def prepare_film(film: FilmFile, sizes: Sizes, nearest: bool = False) -> FilmArr
         if box is not None and _meets(box, size):
             boxes[i] = _in_square(box, size)
             if name in REGIONS:
-                x1, y1, x2, y2 = (side / factor for side in box)
+                shorter = min(box[2] - box[0], box[3] - box[1]) / factor
+                level = _level(halves, shorter, sizes.region)
+                x1, y1, x2, y2 = (side / (factor * 2**level) for side in box)
                 crops[REGIONS.index(name)] = crop(
-                    pixels, (x1, y1, x2, y2), sizes.region, resample, last_step
+                    halves[level], (x1, y1, x2, y2), sizes.region, resample, last_step
                 )
     present = ~np.isnan(boxes[: len(REGIONS), 0])
-    return FilmArrays(letterbox(pixels, sizes.film, last_step), crops, present, boxes)
+    whole = halves[_level(halves, max(pixels.size), sizes.film)]
+    return FilmArrays(letterbox(whole, sizes.film), crops, present, boxes)
+
+
+def _halves(pixels: Image.Image) -> list[Image.Image]:
+    """A film shrunk by 1, 2, 4, ...; half a pixel that is left over at an edge becomes a whole."""
+    halves = [pixels]
+    for _ in range(N_HALVES):
+        halves.append(halves[-1].reduce(2))
+    return halves
+
+
+def _level(halves: Sequence[Image.Image], side: float, target: int) -> int:
+    """The smallest of the halves in which `side` has enough pixels for its target."""
+    steps = range(len(halves) - 1, 0, -1)
+    return next((k for k in steps if side / 2**k >= LAST_STEP * target), 0)
 
 
 def _dct_factor(film: FilmFile, size: tuple[int, int], sizes: Sizes) -> int:
@@ -250,13 +269,11 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise UserError(f"{path} cannot be decoded ({error}): download it again")
 
 
-def letterbox(image: Image.Image, size: int, last_step: float | None = None) -> np.ndarray:
+def letterbox(image: Image.Image, size: int) -> np.ndarray:
     """The whole image in a square, uint8 [size, size]: aspect kept, centred, black around."""
     width, height, left, top = _placement(image.size, size)
     square = Image.new(GREY, (size, size), BLACK)
-    bilinear = Image.Resampling.BILINEAR
-    shrunk = image.resize((width, height), bilinear, reducing_gap=last_step)
-    square.paste(shrunk, (left, top))
+    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), (left, top))
     return np.asarray(square)
 
 
@@ -269,7 +286,8 @@ def crop(
 ) -> np.ndarray:
     """A box resized to a square, uint8 [size, size]; what lies outside the image is black.
 
-    With `last_step` it is shrunk by a whole factor first, to that many times its target or more.
+    With `last_step`, a side that is more than twice as long is shrunk by a whole factor first, to
+    that many times its target or more.
     """
     if resample == Image.Resampling.NEAREST:
         # Cut first, as the official code does: which pixel is nearest hangs on it.

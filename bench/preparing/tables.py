@@ -12,7 +12,7 @@ import gzip
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -226,10 +226,11 @@ def row_of(position: int) -> int:
     return position + 2
 
 
-def source(path: Path, table: Table, exact: bool = False) -> str:
+def source(path: Path, table: Table, exact: bool = False, as_text: Collection[str] = ()) -> str:
     """The SQL expression that scans a file by the declared types.
 
-    `exact` reads whole numbers as decimals, so that a fraction is seen and not rounded.
+    `exact` reads whole numbers as decimals, so that a fraction is seen and not rounded. Columns
+    `as_text` are for the query to convert, if it needs few of their values (`time_sql`).
 
     Raises:
         UserError: the file cannot be read, has no row, lacks a column or names one twice.
@@ -241,7 +242,7 @@ def source(path: Path, table: Table, exact: bool = False) -> str:
     for column in header:
         if header.count(column) > 1:
             raise UserError(f"{path}, row 1: two columns are named '{column}'; keep one")
-    types = {name: table.types.get(name, TEXT) for name in header}
+    types = {name: TEXT if name in as_text else table.types.get(name, TEXT) for name in header}
     listed = ", ".join(
         f"{_quoted(name)}: '{EXACT if exact and kind == INTEGER else kind}'"
         for name, kind in types.items()
@@ -251,6 +252,11 @@ def source(path: Path, table: Table, exact: bool = False) -> str:
         f"header = true, delim = '{table.delimiter}', quote = '\"', escape = '\"', "
         f"timestampformat = '{TIME_FORMAT}')"
     )
+
+
+def time_sql(column: str) -> str:
+    """A column that was read as text as times, of the format that a declared one must have."""
+    return f"strptime({column}, '{TIME_FORMAT}')"
 
 
 def query(path: Path, sql: str) -> pd.DataFrame:
@@ -264,7 +270,12 @@ def query(path: Path, sql: str) -> pd.DataFrame:
 
 
 def stream(
-    path: Path, sql: str, frames: Mapping[str, pd.DataFrame], target: Path, work: Workplace
+    path: Path,
+    table: Table,
+    sql: str,
+    frames: Mapping[str, pd.DataFrame],
+    target: Path,
+    work: Workplace,
 ) -> None:
     """Run a query that scans a file of any size; its rows, in no order, go to a Parquet file.
 
@@ -274,6 +285,8 @@ def stream(
         UserError: the file is broken or holds a value of another type than declared, or neither
             the memory nor the disk is enough.
     """
+    import duckdb
+
     with _connected(path) as connection:
         connection.execute(
             f"SET threads = {work.jobs}; SET memory_limit = '{work.memory_gb}GB'; "
@@ -281,7 +294,13 @@ def stream(
         )
         for name, frame in frames.items():
             connection.register(name, frame)
-        connection.execute(f"COPY ({sql}) TO {_quoted(str(target))} (FORMAT parquet)")
+        try:
+            connection.execute(f"COPY ({sql}) TO {_quoted(str(target))} (FORMAT parquet)")
+        except duckdb.InvalidInputException:
+            # Text that the query could not convert is named without its row; the scanner names it.
+            columns = ", ".join(f"max({name})" for name in table.types)
+            connection.execute(f"SELECT {columns} FROM {source(path, table)}")
+            raise
 
 
 def number_list(numbers: Iterable[int]) -> str:

@@ -52,7 +52,7 @@ PAPER, MEDIUM, DEMO = Sizes(224, 224), Sizes(128, 48), Sizes(128, 32)
 BILINEAR: Final = Image.Resampling.BILINEAR
 READS_PER_FILM: Final = 20
 N_COMPARED: Final = 4
-FILMS_PER_ROUND: Final = 8
+FILMS_PER_ROUND: Final = 20
 PREPARED: Final = "reading ten prepared crops"
 FROM_JPEG: Final = "JPEG, RGB, ten crops, 1 worker"
 

@@ -76,7 +76,7 @@ SMALLER: dict[Preset, dict[str, Any]] = {
         "heads": "1,2,4,8",
         "reductions": "4,2,1,1",
         "d_model": 48,
-        "max_film_size": 64,
+        "max_film_size": 96,
     },
     Preset.PAPER: {},
 }

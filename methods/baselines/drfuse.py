@@ -109,7 +109,7 @@ class DrFuseConfig(MethodConfig):
         }
 
 
-SMALL: dict[str, Any] = {"backbone": "small", "weights": "none", "max_film_size": 96}
+SMALL: dict[str, Any] = {"backbone": "small_film", "weights": "none", "max_film_size": 96}
 SMALLER: dict[Preset, dict[str, Any]] = {
     Preset.DEMO: SMALL | {"hidden": 64, "feed_forward": 128},
     Preset.MEDIUM: SMALL | {"hidden": 128, "feed_forward": 512},

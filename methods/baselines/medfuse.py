@@ -56,8 +56,13 @@ class MedFuseConfig(MethodConfig):
 
 
 SMALLER: dict[Preset, dict[str, Any]] = {
-    Preset.DEMO: {"backbone": "small", "weights": "none", "hidden": 64, "fusion_width": 128},
-    Preset.MEDIUM: {"backbone": "small", "weights": "none", "hidden": 128, "fusion_width": 256},
+    Preset.DEMO: {"backbone": "small_film", "weights": "none", "hidden": 64, "fusion_width": 128},
+    Preset.MEDIUM: {
+        "backbone": "small_film",
+        "weights": "none",
+        "hidden": 128,
+        "fusion_width": 256,
+    },
     Preset.PAPER: {},
 }
 """What a preset changes in the paper's configuration: sizes only."""

@@ -105,7 +105,7 @@ class UmseConfig(MethodConfig):
 
 SMALLER: dict[Preset, dict[str, Any]] = {
     Preset.DEMO: {
-        "backbone": "small",
+        "backbone": "small_film",
         "time_unit_hours": 24.0,
         "weights": "none",
         "d_model": 32,
@@ -115,7 +115,7 @@ SMALLER: dict[Preset, dict[str, Any]] = {
         "max_film_size": 64,
     },
     Preset.MEDIUM: {
-        "backbone": "small",
+        "backbone": "small_film",
         "time_unit_hours": 24.0,
         "weights": "none",
         "d_model": 32,

@@ -95,7 +95,7 @@ class UtdeConfig(MethodConfig):
 
 SMALLER: dict[Preset, dict[str, Any]] = {
     Preset.DEMO: {
-        "backbone": "small",
+        "backbone": "small_film",
         "weights": "none",
         "d_model": 64,
         "n_heads": 4,
@@ -103,7 +103,7 @@ SMALLER: dict[Preset, dict[str, Any]] = {
         "max_film_size": 96,
     },
     Preset.MEDIUM: {
-        "backbone": "small",
+        "backbone": "small_film",
         "weights": "none",
         "d_model": 96,
         "n_heads": 4,

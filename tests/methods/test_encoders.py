@@ -33,11 +33,27 @@ def images(*shape: int, size: int = 32, seed: int = 0) -> torch.Tensor:
 
 class TestImageEncoder:
     @pytest.mark.parametrize("size", [16, 32, 96])
-    def test_small_takes_any_size(self, size: int) -> None:
-        encoder = ImageEncoder("small", "none")
+    @pytest.mark.parametrize("backbone", ["small", "small_film"])
+    def test_small_takes_any_size(self, backbone: str, size: int) -> None:
+        encoder = ImageEncoder(backbone, "none")
         features = encoder(images(3, size=size))
         assert features.shape == (3, encoder.width)
         assert sum(p.numel() for p in encoder.parameters()) < 300_000
+
+    @pytest.mark.parametrize(("backbone", "size"), [("small", 31), ("small_film", 127)])
+    def test_a_place_of_the_map_sees_a_crop_or_a_film(self, backbone: str, size: int) -> None:
+        encoder = ImageEncoder(backbone, "none").eval()
+        for layer in encoder.network:
+            if isinstance(layer, torch.nn.Conv2d):
+                # All weights positive: what is seen has a gradient.
+                torch.nn.init.constant_(layer.weight, 1 / layer.weight[0].numel())
+        pixels = torch.ones(1, 1, 255, 255, requires_grad=True)
+        places = encoder.network(pixels)
+        middle = places.shape[-1] // 2
+        places[0, 0, middle, middle].backward()
+        assert pixels.grad is not None
+        seen = pixels.grad[0, 0].nonzero()
+        assert (seen.max(dim=0).values - seen.min(dim=0).values + 1).tolist() == [size, size]
 
     @pytest.mark.parametrize(("backbone", "width"), [("resnet34", 512), ("resnet50", 2048)])
     def test_resnet_has_no_classifier(self, backbone: str, width: int) -> None:
