@@ -343,8 +343,8 @@ def write_cohort(
             content = table.drop(columns=[c for c in columns if c.endswith("_key")])
             digest.update(content.to_csv(index=False, lineterminator="\n").encode())
         for name, (dtype, _) in ARRAYS.items():
-            array: np.ndarray = np.ascontiguousarray(arrays[name], dtype=dtype)
-            np.save(partial / f"{name}.npy", array)
+            array: np.ndarray = np.require(arrays[name], dtype, "C")
+            _save(partial / f"{name}.npy", array)
             digest.update(f"{name}{array.shape}".encode())
             digest.update(array.data)
         norm = json.dumps(normalisation.to_json())
@@ -371,3 +371,18 @@ def write_cohort(
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
     return Cohort.open(path)
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    """Save an array; one that is a whole file of this disk (films: gigabytes) is not copied."""
+    if isinstance(array, np.memmap) and array.filename is not None:
+        array.flush()
+        whole = np.load(array.filename, mmap_mode="r")
+        if whole.shape == array.shape and whole.dtype == array.dtype:
+            try:
+                path.hardlink_to(array.filename)
+                return
+            except OSError:
+                # Another disk, or one that knows no second names.
+                pass
+    np.save(path, array)

@@ -60,14 +60,19 @@ class RowStore:
 
 
 def _reopened(folder: Path, shapes: Shapes) -> dict[str, np.ndarray] | None:
-    """The arrays of an earlier process; None if not all are there and of this shape."""
+    """The arrays of an earlier process; None if not all are there and of this shape.
+
+    Nor if one belongs to a cohort already (`write_cohort` takes the files over): its process was
+    killed after it had finished.
+    """
     arrays: dict[str, np.ndarray] = {}
     for name, (dtype, shape) in shapes.items():
+        path = folder / f"{name}.npy"
         try:
-            array = np.lib.format.open_memmap(folder / f"{name}.npy", mode="r+")
+            array = np.lib.format.open_memmap(path, mode="r+")
         except (OSError, ValueError):
             return None
-        if array.dtype != dtype or array.shape != shape:
+        if array.dtype != dtype or array.shape != shape or path.stat().st_nlink > 1:
             return None
         arrays[name] = array
     return arrays
@@ -84,6 +89,8 @@ def _zeros(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarr
     if 0 in shape:
         return np.zeros(shape, dtype)
     try:
+        # A new file: the old one may be a cohort's.
+        path.unlink(missing_ok=True)
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -70,6 +70,20 @@ class TestOpening:
         assert (cohort.is_simulated, cohort.is_credentialed) == (True, False)
         assert cohort.title == "miniature cohort, seed 0"
 
+    def test_an_array_that_is_a_file_is_taken_over_without_a_copy(self, tmp_path: Path) -> None:
+        parts = miniature_parts()
+        hash_of_arrays = write_cohort(tmp_path / "from-memory", **parts).content_hash
+        file = tmp_path / "films.npy"
+        np.save(file, parts["arrays"]["films"])
+        films = np.load(file, mmap_mode="r+")
+        # The second has the whole file's shape, but not its rows in their order.
+        for name, array in {"whole": films, "reversed": films[::-1]}.items():
+            parts["arrays"]["films"] = array
+            cohort = write_cohort(tmp_path / name, **parts)
+            np.testing.assert_array_equal(cohort.arrays["films"], array)
+            assert (cohort.path / "films.npy").samefile(file) == (name == "whole")
+            assert (cohort.content_hash == hash_of_arrays) == (name == "whole")
+
     def test_arrays_are_mapped_read_only(self, cohort: Cohort) -> None:
         assert isinstance(cohort.arrays["films"], np.memmap)
         with pytest.raises(ValueError, match="read-only"):

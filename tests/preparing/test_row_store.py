@@ -63,6 +63,17 @@ def test_a_missing_or_cut_file_starts_anew(name: str, tmp_path: Path):
         assert held(store) == [] and not store.arrays["films"].any()
 
 
+def test_files_that_belong_to_a_cohort_are_left_alone(tmp_path: Path):
+    films = filled(tmp_path / "films").arrays["films"]
+    of_cohort = tmp_path / "cohort.npy"
+    before = np.array(films)
+    of_cohort.hardlink_to(tmp_path / "films" / "films.npy")
+    store = RowStore(tmp_path / "films", 4, LAYOUT)
+    assert held(store) == []
+    store.write(1, "other", {name: np.ones_like(array[1]) for name, array in store.arrays.items()})
+    assert np.array_equal(np.load(of_cohort), before)
+
+
 def test_no_rows_are_no_trouble(tmp_path: Path):
     assert RowStore(tmp_path, 0, LAYOUT).arrays["films"].shape == (0, 3, 3)
 
