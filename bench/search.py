@@ -2,6 +2,7 @@
 
 python -m bench.search --table table2                       every method and setting of the table
 python -m bench.search --table table2 --method medfuse --draws 8
+python -m bench.search --table table2 --backend dask --scheduler tcp://node1:8786
 
 A search run neither predicts nor stores the test set. What was chosen is written to
 RESULTS/search/, and `--tuned` makes sweeps, tables and figures use it; ablations take what was
@@ -19,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from bench import arguments
-from bench.backends import default_jobs, run_all
 from bench.config import PAPER_SEEDS, Request, resolve
 from bench.contract import Preset
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Task
 from bench.demo import open_cohort
 from bench.errors import Parser, UserError, nearest, run_command
+from bench.execution import backend, clear
 from bench.plan import Plan, PlannedRun, make_plan
 from bench.space import Grid, Overrides, default_grid, draw, space
 from bench.store import Store, write_json
@@ -55,7 +56,15 @@ class Setting:
         return "-".join([self.method.rpartition(":")[2], self.task, self.cxr, *ehr])
 
 
-Chosen = dict[Setting, Overrides]
+@dataclass(frozen=True)
+class Choice:
+    """What a search chose, and how it searched: '24 draws of the extended grid'."""
+
+    overrides: Overrides
+    how: str
+
+
+Chosen = dict[Setting, Choice]
 """What searches chose, by setting."""
 
 
@@ -64,18 +73,22 @@ def chosen(store: Store, cohort: Cohort, preset: Preset, recipe: str = "shared")
     wanted = {"preset": preset, "recipe": recipe, "cohort": cohort.content_hash}
     found = (record for record in store.searches() if wanted.items() <= record.items())
     return {
-        Setting(record["method"], Task(record["task"]), Cxr(record["cxr"]), record["ehr"]): tuple(
-            (name, text) for name, text in record["overrides"]
+        Setting(record["method"], Task(record["task"]), Cxr(record["cxr"]), record["ehr"]): Choice(
+            tuple((name, text) for name, text in record["overrides"]), _how(record)
         )
         for record in found
     }
 
 
+def _how(record: Mapping[str, Any]) -> str:
+    fixed = "".join(f", {name}={text}" for name, text in record["fixed"])
+    return f"{len(record['draws'])} draws of the {record['grid']} grid{fixed}"
+
+
 def tuned(request: Request, of_setting: Chosen) -> Request:
     """The request with what was chosen for its setting, before its own overrides."""
-    return replace(
-        request, overrides=(*of_setting.get(Setting.of(request), ()), *request.overrides)
-    )
+    choice = of_setting.get(Setting.of(request))
+    return replace(request, overrides=(*(choice.overrides if choice else ()), *request.overrides))
 
 
 @dataclass(frozen=True)
@@ -119,24 +132,21 @@ def parser() -> Parser:
     p.add_argument("--draws", type=arguments.positive, default=N_DRAWS, metavar="N")
     p.add_argument("--grid", type=arguments.choice(Grid), metavar="NAME", help=", ".join(Grid))
     p.add_argument("--seed", type=int, default=PAPER_SEEDS[0], metavar="N", help="of every run")
-    p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
+    arguments.add_backend(p)
     arguments.add_overrides(p)
     arguments.add_place(p)
     arguments.add_machine(p)
-    p.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    arguments.add_actions(p)
     return p
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns 0 if every draw was trained, 1 if some failed."""
     arg = parser().parse_args(argv)
+    arguments.check_backend(arg.jobs, arg.backend, arg.scheduler)
     settings = _settings(arg.table, arg.method, arg.preset)
     cohort, store = open_cohort(arg.cohort, arg.preset), Store(arg.results)
     search = Search(arg.preset, arg.draws, arg.grid, arg.seed, tuple(arg.set), arg.recipe)
-    if arg.dry_run:
-        plan = _plan(search, settings, cohort, store)
-        print(plan.summary(plan.to_do(), store, arg.jobs or default_jobs(arg.device)))
-        return 0
     return work_off(search, settings, arg, cohort, store)
 
 
@@ -149,21 +159,23 @@ def work_off(
 ) -> int:
     """Train every draw that is open and write down the best of each setting.
 
-    arg: jobs, device and threads, as commands that train take them
+    arg: backend, actions and machine, as commands that train take them (`arguments`)
 
     Returns:
         0 if every draw was trained, 1 if some failed.
     """
-    store.check_writable()
     plan = _plan(search, settings, cohort, store)
-    jobs = arg.jobs or default_jobs(arg.device)
-    print(plan.summary(plan.to_do(), store, jobs), flush=True)
-    failed = 0
-    for outcome in run_all(
-        plan.to_do(), cohort.path, device=arg.device, threads=arg.threads, jobs=jobs
-    ):
-        failed += bool(outcome.error and not outcome.busy)
-        print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
+    to_do = plan.to_do(arg.rerun)
+    with backend(arg) as (jobs, execute):
+        print(plan.summary(to_do, store, jobs), flush=True)
+        if arg.dry_run:
+            return 0
+        store.check_writable()
+        clear(to_do, arg.rerun)
+        failed = 0
+        for outcome in execute(to_do, cohort.path, device=arg.device, threads=arg.threads):
+            failed += bool(outcome.error and not outcome.busy)
+            print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
     for setting in settings:
         done = _done(search, setting, cohort, store)
         if done:

@@ -8,23 +8,21 @@ python -m bench.sweep --table table2 --backend dask --scheduler tcp://node1:8786
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 from tqdm import tqdm
 
-from bench import arguments, cluster
-from bench.backends import Outcome, default_jobs, run_all
+from bench import arguments
+from bench.backends import Outcome
 from bench.demo import open_cohort
 from bench.errors import Parser, run_command
-from bench.plan import Plan, PlannedRun, make_plan
+from bench.execution import backend, clear
+from bench.plan import Plan, make_plan
 from bench.search import chosen, tuned
-from bench.store import RunBusyError, Status, Store
+from bench.store import Store
 
 
 def parser() -> Parser:
@@ -68,35 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     plan = make_plan(", ".join(arg.table), requests, cohort, store)
     to_do = plan.to_do(arg.rerun)
     print(f"{cohort.title} ({cohort.path})")
-    with _backend(arg) as (jobs, execute):
+    with backend(arg) as (jobs, execute):
         print(plan.summary(to_do, store, jobs))
         if arg.dry_run:
             _print_runs(plan)
             return 0
-        _clear(to_do, arg.rerun)
+        clear(to_do, arg.rerun)
         outcomes = execute(to_do, cohort.path, device=arg.device, threads=arg.threads)
         return _report(outcomes, len(to_do), store)
-
-
-@contextmanager
-def _backend(arg: argparse.Namespace) -> Iterator[tuple[int, Callable[..., Iterator[Outcome]]]]:
-    """How many runs are executed at once, and what executes them."""
-    if arg.backend == "dask":
-        with cluster.connect(arg.scheduler) as client:
-            n_workers = len(client.nthreads())
-            yield max(n_workers, 1), partial(cluster.run_on_cluster, client)
-    else:
-        jobs = arg.jobs or default_jobs(arg.device)
-        yield jobs, partial(run_all, jobs=jobs)
-
-
-def _clear(to_do: Sequence[PlannedRun], rerun: Sequence[Status]) -> None:
-    """Forget what is to be made again."""
-    for run in to_do:
-        if run.status in rerun:
-            # One that another process works on is reported as busy when its turn comes.
-            with suppress(RunBusyError):
-                run.files.clear()
 
 
 def _definitions() -> ModuleType:

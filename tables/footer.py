@@ -89,9 +89,10 @@ def _runs(built: Built) -> str:
 
 def _cells(built: Built) -> str:
     n = len(built.selection.seeds)
+    mean = f"Mean ± standard deviation over {n} seeds (ddof 1)" if n > 1 else "One seed"
     return (
-        f"Mean ± standard deviation over {n} seeds (ddof 1); the long CSV adds every seed's value "
-        "and the 95 % interval of the mean over test subjects (cluster bootstrap, percentile)."
+        f"{mean}; the long CSV adds every seed's value and the 95 % interval of the mean over test "
+        "subjects (cluster bootstrap, percentile)."
     )
 
 
@@ -174,10 +175,12 @@ def _searched(built: Built) -> list[str]:
     chosen = built.selection.chosen
     if chosen is None:
         return []
-    wanted = {Setting.of(run.request).name: Setting.of(run.request) in chosen for run in built.runs}
-    without = [name for name, is_there in wanted.items() if not is_there]
-    note = "Hyperparameters: chosen on validation by bench.search"
-    return [f"{note}; the preset's for {', '.join(without)}." if without else f"{note}."]
+    wanted = dict.fromkeys(Setting.of(run.request) for run in built.runs)
+    how = dict.fromkeys(chosen[setting].how for setting in wanted if setting in chosen)
+    without = ", ".join(setting.name for setting in wanted if setting not in chosen)
+    searched = f"chosen on validation by bench.search ({'; '.join(how)})" if how else ""
+    left = f"the preset's for {without}" if without else ""
+    return [f"Hyperparameters: {'; '.join(filter(None, [searched, left]))}."]
 
 
 def code_and_machine(done: Sequence[FoundRun]) -> str:

@@ -193,8 +193,10 @@ def notes(ranks: Ranks, tested: Comparison | None, why_not: str) -> list[str]:
     ]
     warnings = [note for s in selections for note in provenance(s.cohort, s.preset)[1:]]
     done = [run for built in ranks.builts for run in built.runs if run.is_done]
+    n_seeds = len(selections[0].seeds)
+    mean = f"Mean over {n_seeds} seeds" if n_seeds > 1 else "One seed"
     return [
-        f"Mean over {len(selections[0].seeds)} seeds (rank; 1 is best, ties share); "
+        f"{mean} (rank; 1 is best, ties share); "
         f"{', '.join(f'{task} by {metric}' for task, metric in metrics)}. Tasks of one cohort "
         "count as blocks of their own.",
         missing if tested is None else _found(tested, len(ranks.values)),

@@ -130,7 +130,10 @@ def test_tables_use_what_was_chosen(place: list[str], capsys):
     shown = ["table2", *place, "--seeds", "1", "--resamples", "10", "--tuned"]
     assert render.main(shown) == 0
     text = capsys.readouterr().out
-    assert "chosen on validation by bench.search; the preset's for" in " ".join(text.split())
+    assert (
+        "chosen on validation by bench.search (3 draws of the small grid); the preset's for"
+        in " ".join(text.split())
+    )
     assert "--tuned" in text
 
 

@@ -94,7 +94,10 @@ def _row(setting: Setting, runs: Sequence[PlannedRun], of_setting: Chosen) -> di
         "method": setting.method,
         "metric": scores.metric,
         "seeds": len(runs),
-        "chosen": " ".join(f"{name}={text}" for name, text in of_setting.get(setting, ())),
+        "chosen": " ".join(
+            f"{name}={text}"
+            for name, text in (of_setting[setting].overrides if setting in of_setting else ())
+        ),
         "mean": scores.mean,
         "sd": scores.sd,
         "interval": f"{low:.3f} to {high:.3f}",

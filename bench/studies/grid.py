@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 
 from bench import arguments
-from bench.backends import default_jobs, run_all
 from bench.config import Request
 from bench.contract import Preset
 from bench.data.cohort import Cohort
 from bench.errors import Parser
+from bench.execution import backend, clear
 from bench.plan import PlannedRun, make_plan
 from bench.store import Store
 
@@ -19,10 +19,11 @@ def study_parser(name: str, description: str | None, seeds: Sequence[int]) -> Pa
     """Arguments of a study of many runs, on the medium cohort unless told otherwise."""
     p = Parser(prog=f"python -m bench.studies.{name}", description=description)
     p.add_argument("--seeds", type=int, nargs="+", default=list(seeds), metavar="N")
-    p.add_argument("--jobs", type=arguments.positive, metavar="N", help="runs at once (cores)")
+    arguments.add_backend(p)
     p.add_argument("--no-training", action="store_true", help="use the runs that are there")
     arguments.add_place(p)
     arguments.add_machine(p)
+    arguments.add_actions(p)
     p.set_defaults(preset=Preset.MEDIUM)
     return p
 
@@ -33,14 +34,16 @@ def work_off(
     """Train what is open, a line for each run, unless `--no-training` was given."""
     if arg.no_training:
         return
-    store.check_writable()
-    to_do = make_plan(name, requests, cohort, store)
-    jobs = arg.jobs or default_jobs(arg.device)
-    print(to_do.summary(to_do.to_do(), store, jobs), flush=True)
-    for outcome in run_all(
-        to_do.to_do(), cohort.path, device=arg.device, threads=arg.threads, jobs=jobs
-    ):
-        print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
+    plan = make_plan(name, requests, cohort, store)
+    to_do = plan.to_do(arg.rerun)
+    with backend(arg) as (jobs, execute):
+        print(plan.summary(to_do, store, jobs), flush=True)
+        if arg.dry_run:
+            return
+        store.check_writable()
+        clear(to_do, arg.rerun)
+        for outcome in execute(to_do, cohort.path, device=arg.device, threads=arg.threads):
+            print(f"{outcome.run_id}: {outcome.error or 'done'}", flush=True)
 
 
 def done(requests: Sequence[Request], cohort: Cohort, store: Store) -> dict[int, PlannedRun]:
