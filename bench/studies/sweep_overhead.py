@@ -1,6 +1,6 @@
 """What a sweep costs beside training: time in which workers do not train, and their memory.
 
-    python -m bench.studies.sweep_overhead --table table2 --seeds 23
+    python -m bench.studies.sweep_overhead --table table2
     python -m bench.studies.sweep_overhead --only memory
 
 Overhead is the share of workers x wall-clock time that no run's record accounts for: starting
@@ -25,6 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import arguments
+from bench.config import PAPER_SEEDS
 from bench.contract import Preset, TaskSpec
 from bench.data.batch import Samples
 from bench.data.cohort import Cohort
@@ -149,7 +150,7 @@ def parser() -> Parser:
     p = Parser(prog="python -m bench.studies.sweep_overhead", description=__doc__)
     p.add_argument("--only", choices=("time", "memory"), help="one of the two")
     p.add_argument("--table", default="table2", metavar="NAME")
-    p.add_argument("--seeds", type=int, nargs="+", default=[23], metavar="N")
+    p.add_argument("--seeds", type=int, nargs="+", default=list(PAPER_SEEDS), metavar="N")
     p.add_argument("--jobs", type=arguments.positive, default=2, metavar="N")
     p.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="as in bench.sweep"
