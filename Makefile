@@ -4,23 +4,30 @@ PYTHON  ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 VENV    := .venv
 PY      := $(VENV)/bin/python
 PRESET  ?= demo
-RESULTS ?= results
+ENGINE  ?=
+RESULTS ?= results$(if $(ENGINE),/$(ENGINE))
 JOBS    ?=
 SEEDS   ?= 23 29 66
 COHORT  ?=
 TUNED   ?=
 
+# Another engine's cohort has a folder, and its runs a store, of their own.
+DEMO = $(PY) -m bench.demo --preset $(PRESET) --engine $(ENGINE)
+ifneq ($(ENGINE),)
+COHORT = $$($(DEMO))
+READY = cohort
+endif
 PLACE = --preset $(PRESET) --results $(RESULTS) --seeds $(SEEDS) $(if $(COHORT),--cohort $(COHORT))
 CHOSEN = $(if $(TUNED),--tuned)
 SWEEP = $(PY) -m bench.sweep $(PLACE) $(CHOSEN) $(if $(JOBS),--jobs $(JOBS))
 
 TABLES = table1 table2 table3 table10 table11 table12 table13 table14 table15 table18 table19
 
-.PHONY: help setup $(TABLES) table9 tables figures report bench test lint clean
+.PHONY: help setup cohort $(TABLES) table9 tables figures report bench test lint clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@echo "Targets (variables: COHORT=DIR PRESET=demo|medium|paper JOBS=N SEEDS='23 29 66' RESULTS=DIR TUNED=1):"
+	@echo "Targets (variables: COHORT=DIR ENGINE=image-longitudinal|pie PRESET=demo|medium|paper JOBS=N SEEDS='23 29 66' RESULTS=DIR TUNED=1):"
 	@grep -E '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1|\2/' | \
 		awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 	@echo "Tables: $(TABLES) table9"
@@ -36,12 +43,15 @@ $(VENV)/.ready: pyproject.toml
 	@touch $@
 	@echo "setup: done"
 
-table2: setup ## train what is missing, then print and write Table 2 (ICU tasks) and Figure 2b
+cohort: setup
+	@$(DEMO) > /dev/null
+
+table2: setup $(READY) ## train what is missing, then print and write Table 2 (ICU tasks) and Figure 2b
 	@$(SWEEP) --table table2; status=$$?; test $$status -le 1 || exit $$status; \
 	$(PY) -m tables.render table2 $(PLACE) $(CHOSEN) && \
 	$(PY) -m tables.figures figure2b $(PLACE) $(CHOSEN) && exit $$status
 
-$(filter-out table2,$(TABLES)): setup
+$(filter-out table2,$(TABLES)): setup $(READY)
 	@$(SWEEP) --table $@; status=$$?; test $$status -le 1 || exit $$status; \
 	$(PY) -m tables.render $@ $(PLACE) $(CHOSEN) && exit $$status
 
@@ -49,15 +59,15 @@ table9: setup ## measure what predictions cost (paper sizes, this machine) and p
 	@$(PY) -m bench.efficiency --results $(RESULTS) --threads 2 && \
 	$(PY) -m tables.table9 --results $(RESULTS)
 
-tables: setup ## the same for all tables at once, then every figure
+tables: setup $(READY) ## the same for all tables at once, then every figure
 	@$(SWEEP) --table $(TABLES); status=$$?; test $$status -le 1 || exit $$status; \
 	$(PY) -m tables.render $(TABLES) $(PLACE) $(CHOSEN) && \
 	$(PY) -m tables.figures figure2a figure2b case $(PLACE) $(CHOSEN) && exit $$status
 
-figures: setup ## draw the figures again from stored runs (make tables makes the runs)
+figures: setup $(READY) ## draw the figures again from stored runs (make tables makes the runs)
 	@$(PY) -m tables.figures figure2a figure2b case $(PLACE) $(CHOSEN)
 
-report: setup ## write everything about the runs as one HTML file, RESULTS/report.html
+report: setup $(READY) ## write everything about the runs as one HTML file, RESULTS/report.html
 	@$(PY) -m tables.report $(PLACE) $(CHOSEN)
 
 bench: setup ## measure speed: training step, loading, sweep, kills (an hour on two cores)

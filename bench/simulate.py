@@ -2,11 +2,14 @@
 
 python -m bench.simulate --size small --out data/raw/small
 python -m bench.simulate --mimic-iv DIR --out data/raw/demo100    films for a real directory's stays
+python -m bench.simulate --engine image-longitudinal --association 0.5        another engine
 python -m bench.simulate oracle data/raw/small                    the best scores that are possible
+python -m bench.simulate evaluate data/raw/small-image-longitudinal           its own five checks
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -18,12 +21,12 @@ import numpy as np
 
 from bench import arguments
 from bench.errors import Parser, UserError, run_command
-from bench.simulating import oracle
+from bench.simulating import engines, oracle
 from bench.simulating.identifiers import Identifiers, draw_identifiers
 from bench.simulating.populate import simulate_population
 from bench.simulating.population import Population
 from bench.simulating.real_stays import population_of
-from bench.simulating.sizes import Knobs, Signal, Size
+from bench.simulating.sizes import Decoder, Engine, Knobs, Signal, Size
 from bench.simulating.writing import Settings, is_there, write_raw
 
 KNOBS = {
@@ -47,7 +50,14 @@ def parser() -> Parser:
         metavar="NAME",
         help=", ".join(f"{size} ({size.n_stays} stays)" for size in Size),
     )
-    p.add_argument("--out", type=Path, metavar="DIR", help="where (data/raw/SIZE)")
+    p.add_argument(
+        "--engine",
+        type=arguments.choice(Engine),
+        default=Engine.PROCEDURAL,
+        metavar="NAME",
+        help=", ".join(Engine),
+    )
+    p.add_argument("--out", type=Path, metavar="DIR", help="where (data/raw/SIZE[-ENGINE])")
     p.add_argument("--seed", type=int, default=7, metavar="N", help="decides everything")
     p.add_argument(
         "--film-size", type=arguments.positive, default=256, metavar="PX", help="side of a film"
@@ -69,7 +79,30 @@ def parser() -> Parser:
         metavar="NAME",
         help="which modality carries the planted course: " + ", ".join(Signal),
     )
+    _add_image_longitudinal(p)
     return p
+
+
+def _add_image_longitudinal(p: Parser) -> None:
+    p.add_argument(
+        "--decoder",
+        type=arguments.choice(Decoder),
+        metavar="NAME",
+        help="of image-longitudinal: what draws its films, " + ", ".join(Decoder) + " (procedural)",
+    )
+    p.add_argument(
+        "--association",
+        type=_share,
+        metavar="R2",
+        help="of image-longitudinal: the share of anything else's variance that films can explain "
+        "at best, above 0 and at most 1 (1)",
+    )
+    p.add_argument(
+        "--perceptual",
+        type=Path,
+        metavar="FILE",
+        help="of --decoder vae: VGG-16 weights of torchvision for its perceptual loss",
+    )
 
 
 def oracle_parser() -> Parser:
@@ -80,6 +113,13 @@ def oracle_parser() -> Parser:
     )
     p.add_argument("raw", type=Path, metavar="DIR", help="a folder that bench.simulate wrote")
     return p
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 1:
+        raise ValueError
+    return value
 
 
 def _multiplier(text: str) -> float:
@@ -93,35 +133,69 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
     # No subparser: with one, the value of a mistyped flag would be taken for a wrong command.
-    if words[:1] == ["oracle"]:
-        print(oracle.report(oracle_parser().parse_args(words[1:]).raw))
-        return 0
+    if words and words[0] in COMMANDS:
+        return COMMANDS[words[0]](words)
     arg = parser().parse_args(words)
     if arg.film_size < 64 or arg.film_size % 2:
         raise UserError(f"--film-size {arg.film_size}: choose an even number of 64 px or more")
     knobs = Knobs(**{name: getattr(arg, name) for name in KNOBS}, signal=arg.signal)
     real = arg.mimic_iv.absolute() if arg.mimic_iv else None
     size = "real stays" if real else str(arg.size)
-    settings = Settings(size, arg.seed, arg.film_size, arg.gzip, str(real) if real else None, knobs)
-    out = arg.out or Path("data/raw") / ("real-stays" if real else size)
+    settings = Settings(
+        size, arg.seed, arg.film_size, arg.gzip, str(real) if real else None, knobs,
+        arg.engine, _options(arg),
+    )  # fmt: skip
+    engines.check(settings)
+    out = arg.out or default_out("real-stays" if real else size, arg.engine)
     print(f"simulating {size}, seed {arg.seed}, films of {arg.film_size} px -> {out}", flush=True)
     if is_there(out, settings, arg.force):
         print("already there")
         return 0
     started = time.monotonic()
-    population, ids = _populate(arg.size, arg.seed, knobs, real)
-    write_raw(out, population, ids, settings, arg.jobs or os.cpu_count() or 1)
+    jobs = arg.jobs or os.cpu_count() or 1
+    # A painter may train for minutes, and keeps what it has learned.
+    painter = engines.painter_of(settings, jobs)
+    population, ids = _populate(arg.size, settings, real)
+    write_raw(out, population, ids, settings, painter, jobs)
     print(_summary(population, out, time.monotonic() - started))
     return 0
 
 
-def _populate(
-    size: Size, seed: int, knobs: Knobs, real: Path | None
-) -> tuple[Population, Identifiers]:
+def default_out(name: str, engine: Engine) -> Path:
+    """Where raw files lie unless told otherwise."""
+    is_default = engine is Engine.PROCEDURAL
+    return Path("data") / "raw" / (name if is_default else f"{name}-{engine}")
+
+
+def _options(arg: argparse.Namespace) -> dict[str, str | float]:
+    """What the engine was told, defaults filled in.
+
+    Raises:
+        UserError: it is not for this engine or decoder.
+    """
+    is_ours = arg.engine is Engine.IMAGE_LONGITUDINAL
+    for name in ("decoder", "association", "perceptual"):
+        if getattr(arg, name) is not None and not is_ours:
+            raise UserError(f"--{name} is for --engine image-longitudinal: give both or none")
+    if not is_ours:
+        return {}
+    options = {
+        "decoder": str(arg.decoder or Decoder.PROCEDURAL),
+        "association": arg.association or 1.0,
+    }
+    if arg.perceptual is None:
+        return options
+    if arg.decoder is not Decoder.VAE or not arg.perceptual.is_file():
+        raise UserError(f"--perceptual {arg.perceptual}: name a file, and --decoder vae with it")
+    return options | {"perceptual": str(arg.perceptual.absolute())}
+
+
+def _populate(size: Size, settings: Settings, real: Path | None) -> tuple[Population, Identifiers]:
     """A simulated population, or films for real stays; with its identifiers."""
     if real is not None:
-        return population_of(real, seed)
-    population = simulate_population(size, seed, knobs)
+        return population_of(real, settings.seed)
+    courses = engines.courses_of(settings)
+    population = simulate_population(size, settings.seed, settings.knobs, courses)
     return population, draw_identifiers(population)
 
 
@@ -135,6 +209,33 @@ def _summary(population: Population, out: Path, seconds: float) -> str:
         f"{len(population.pairs)} pairs ({labelled:.0%} compared), {len(population.events)} EHR "
         f"rows; {seconds:.0f} s, {n_films / seconds:.0f} films/s, {megabytes:.0f} MB"
     )
+
+
+def _oracle(words: Sequence[str]) -> int:
+    print(oracle.report(oracle_parser().parse_args(words[1:]).raw))
+    return 0
+
+
+def _evaluate(words: Sequence[str]) -> int:
+    from bench.simulating.image_longitudinal import command
+
+    return command.main(words[1:], engines.CACHE)
+
+
+def _pie(words: Sequence[str]) -> int:
+    from bench.simulating.pie import command
+
+    return command.main(words)
+
+
+COMMANDS = {
+    "oracle": _oracle,
+    "evaluate": _evaluate,
+    "edit": _pie,
+    "calibrate": _pie,
+    "score": _pie,
+}
+"""What a first word other than a flag does, instead of simulating."""
 
 
 if __name__ == "__main__":

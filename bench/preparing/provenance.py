@@ -82,6 +82,10 @@ def _simulated_title(simulation: dict[str, Any]) -> str:
         parts.append(str(simulation["size"]))
     if "seed" in simulation:
         parts.append(f"seed {simulation['seed']}")
+    if simulation.get("engine", "procedural") != "procedural":
+        parts.append(str(simulation["engine"]))
+    options = simulation.get("options", {})
+    parts += [f"{name} {options[name]}" for name in ("decoder", "association") if name in options]
     return ", ".join(parts)
 
 

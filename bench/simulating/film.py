@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -30,11 +30,13 @@ class Film:
     image: uint8 [size, size]
     boxes: name of `vocabulary.BOX_REGIONS` -> x1, y1, x2, y2 in pixels; about 2 % are missing
     view: the exposure; `view.resample` moves a canonical map, such as a finding's mask, to the film
+    truth: what else the engine knows of it, for `truth/films.csv`
     """
 
     image: np.ndarray
     boxes: dict[str, Box]
     view: View
+    truth: dict[str, float] = field(default_factory=dict)
 
 
 def render_film(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import joblib
 import numpy as np
@@ -14,13 +13,13 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from bench.simulating.anatomy import draw_anatomy
 from bench.simulating.boxes import Box
-from bench.simulating.film import finding_masks, render_film
 from bench.simulating.identifiers import Identifiers
 from bench.simulating.images import Kind
 from bench.simulating.mimic_iv import write_csv
+from bench.simulating.painter import Painter, Sitter
 from bench.simulating.population import FILM_SEVERITIES, Population
+from bench.simulating.procedural import ProceduralPainter, packed_masks
 from bench.simulating.streams import Tag, stream
 
 JPEG_QUALITY: Final = 90
@@ -50,6 +49,7 @@ class Drawn:
     films: list[int]
     boxes: list[dict[str, Box]]
     masks: dict[str, np.ndarray]
+    truth: list[dict[str, float]]
 
 
 def film_file(root: Path, subject_id: int, study_id: int, dicom_id: str) -> Path:
@@ -59,65 +59,55 @@ def film_file(root: Path, subject_id: int, study_id: int, dicom_id: str) -> Path
 
 
 def write_films(
-    root: Path, population: Population, ids: Identifiers, size: int, nuisance: float, jobs: int
-) -> tuple[list[dict[str, Box]], dict[str, np.ndarray]]:
-    """Render and write every film; return the boxes by film and masks of some subjects' films."""
+    root: Path, population: Population, ids: Identifiers, painter: Painter, jobs: int
+) -> tuple[list[dict[str, Box]], dict[str, np.ndarray], pd.DataFrame]:
+    """Draw and write every film.
+
+    Returns:
+        Boxes by film, masks of some subjects' films (only the procedural painter knows exactly
+        where a finding is: others leave none), and what else the painter knows of each film.
+    """
     subject = population.stays["subject"].to_numpy()[population.films["stay"]]
     people = population.subjects.to_dict("records")
     order = np.argsort(subject, kind="stable")
     films_of = np.split(order, np.flatnonzero(np.diff(subject[order])) + 1)
     tasks = [
         joblib.delayed(_draw_subject)(
-            population.seed, int(subject[films[0]]), people[subject[films[0]]], films.tolist(),
-            population.film_severity[films], population.film_ventilated[films],
+            painter,
+            Sitter(population.seed, int(subject[films[0]]), people[subject[films[0]]],
+                   population.film_severity[films], population.film_ventilated[films]),
+            films.tolist(),
             [film_file(root, ids.subject_id[subject[f]], ids.study_id[f], ids.dicom_id[f])
              for f in films],
-            size, nuisance, keep_masks=rank < N_MASKED_SUBJECTS,
+            keep_masks=rank < N_MASKED_SUBJECTS,
         )
         for rank, films in enumerate(films_of)
     ]  # fmt: skip
     boxes: list[dict[str, Box]] = [{} for _ in subject]
     masks: dict[str, np.ndarray] = {}
+    truth: list[dict[str, float]] = [{} for _ in subject]
     with tqdm(total=len(subject), unit="film", desc="films", disable=None) as bar:
         for drawn in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
-            for film, found in zip(drawn.films, drawn.boxes, strict=True):
-                boxes[film] = found
+            for film, found, known in zip(drawn.films, drawn.boxes, drawn.truth, strict=True):
+                boxes[film], truth[film] = found, known
             masks |= drawn.masks
             bar.update(len(drawn.films))
-    return boxes, masks
+    return boxes, masks, pd.DataFrame(truth, index=range(len(truth)))
 
 
 def _draw_subject(
-    seed: int,
-    subject: int,
-    person: dict[Hashable, Any],
-    films: list[int],
-    severity: np.ndarray,
-    ventilated: np.ndarray,
-    files: list[Path],
-    size: int,
-    nuisance: float,
-    keep_masks: bool,
+    painter: Painter, sitter: Sitter, films: list[int], files: list[Path], keep_masks: bool
 ) -> Drawn:
-    """Draw one subject's anatomy once and all its films."""
-    anatomy = draw_anatomy(
-        stream(seed, Tag.ANATOMY, subject),
-        sex=person["sex"], age=person["age"], bmi=person["bmi"], size=size,
-    )  # fmt: skip
-    boxes: list[dict[str, Box]] = []
+    """Draw and write one subject's films."""
+    drawn = painter.paint(sitter)
     masks: dict[str, np.ndarray] = {}
-    for k, film in enumerate(films):
-        rng = stream(seed, Tag.FILM, subject, k)
-        drawn = render_film(anatomy, severity[k], bool(ventilated[k]), rng, nuisance=nuisance)
-        files[k].parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(drawn.image).save(files[k], quality=JPEG_QUALITY)
-        boxes.append(drawn.boxes)
-        if keep_masks:
-            found = finding_masks(anatomy, severity[k])
-            for name, mask in found.items():
-                on_film = drawn.view.resample(mask.astype(np.float32)) > 0.5
-                masks[f"{film}/{name}"] = np.packbits(on_film)
-    return Drawn(films, boxes, masks)
+    for film, file in zip(drawn, files, strict=True):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(film.image).save(file, quality=JPEG_QUALITY)
+    if keep_masks and isinstance(painter, ProceduralPainter):
+        for row, found in zip(films, packed_masks(painter, sitter, drawn), strict=True):
+            masks |= {f"{row}/{name}": mask for name, mask in found.items()}
+    return Drawn(films, [film.boxes for film in drawn], masks, [film.truth for film in drawn])
 
 
 def write_tables(

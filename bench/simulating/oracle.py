@@ -135,4 +135,16 @@ def report(raw: Path) -> str:
         values = evaluate(task, logits, labels)
         scores = "  ".join(f"{name} {v:.3f}" for name, v in values.items() if "[" not in name)
         lines.append(f"{task}: {scores}")
+    association = json.loads((raw / "truth" / "params.json").read_text()).get("association")
+    if association is not None:
+        lines.append(_ceilings(**association))
     return "\n".join(lines)
+
+
+def _ceilings(v: float, r2: float, r2_ebe: list[float]) -> str:
+    """What the engine image-longitudinal planted, in words."""
+    shares = ", ".join(f"{share:.3f}" for share in r2_ebe)
+    return (
+        f"association: films explain at most {r2:.3f} of the variance of anything the series hold "
+        f"(v = {v:g}); at most {shares} of random effects estimated from a series"
+    )

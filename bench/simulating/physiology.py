@@ -110,6 +110,7 @@ VARIABLES: Final = tuple(_parse(line) for line in _TABLE.strip().splitlines())
 
 VENTILATED_ABOVE: Final = 1.2
 VENTILATED_EARLY: Final = 0.4
+EARLY_SHARE: Final = 0.2
 """Respiratory load at which a stay is ventilated; a fifth of the stays already at the lower one."""
 
 WRONG_SHARE: Final = 0.01
@@ -157,7 +158,7 @@ def ventilation(load: np.ndarray, early: np.ndarray) -> np.ndarray:
 
 def is_early(seed: int, stay: int) -> bool:
     """Whether a stay is ventilated at the lower load."""
-    return bool(stream(seed, Tag.EHR, stay, 0).random() < 0.2)
+    return bool(stream(seed, Tag.EHR, stay, 0).random() < EARLY_SHARE)
 
 
 def simulate_events(

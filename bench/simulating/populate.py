@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from bench.simulating.physiology import (
     ventilation,
     with_oddities,
 )
-from bench.simulating.population import ACUTE_PROCESSES, CLEAN, Course, Population
+from bench.simulating.population import ACUTE_PROCESSES, CLEAN, Course, Courses, Population
 from bench.simulating.schedule import FILMS_BY_48_HOURS, early_films, later_films
 from bench.simulating.sizes import Knobs, Signal, Size
 from bench.simulating.streams import Tag, stream
@@ -43,23 +43,22 @@ LANGUAGES: Final = {"ENGLISH": 0.89, "?": 0.11}
 
 def draw_subjects(seed: int, n: int) -> pd.DataFrame:
     """Demographics of n subjects."""
-    rows = []
-    for subject in range(n):
-        rng = stream(seed, Tag.SUBJECT, subject)
-        sex = "M" if rng.random() < 0.56 else "F"
-        height = (176 if sex == "M" else 162) + 7 * rng.standard_normal()
-        rows.append(
-            {
-                "sex": sex,
-                "age": float(np.clip(np.round(64 + 16 * rng.standard_normal()), 18, 91)),
-                "race": _pick(RACES, rng),
-                "language": _pick(LANGUAGES, rng),
-                "marital_status": _pick(MARITAL, rng),
-                "bmi": float(np.clip(28 + 5 * rng.standard_normal(), 17, 48)),
-                "height_cm": float(np.round(height)),
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame([draw_subject(stream(seed, Tag.SUBJECT, s)) for s in range(n)])
+
+
+def draw_subject(rng: np.random.Generator) -> dict[str, Any]:
+    """Demographics of one subject: a row of `Population.subjects`."""
+    sex = "M" if rng.random() < 0.56 else "F"
+    height = (176 if sex == "M" else 162) + 7 * rng.standard_normal()
+    return {
+        "sex": sex,
+        "age": float(np.clip(np.round(64 + 16 * rng.standard_normal()), 18, 91)),
+        "race": _pick(RACES, rng),
+        "language": _pick(LANGUAGES, rng),
+        "marital_status": _pick(MARITAL, rng),
+        "bmi": float(np.clip(28 + 5 * rng.standard_normal(), 17, 48)),
+        "height_cm": float(np.round(height)),
+    }
 
 
 def _pick(shares: dict, rng: np.random.Generator):  # type: ignore[no-untyped-def, type-arg]
@@ -95,13 +94,38 @@ def draw_stays(seed: int, size: Size) -> pd.DataFrame:
     return pd.concat([stays, decoys], ignore_index=True)
 
 
-def simulate_population(size: Size | str, seed: int = 7, knobs: Knobs | None = None) -> Population:
+class CourseMaker(Protocol):
+    """Makes the courses of stays; arguments as of `simulate_course`."""
+
+    def __call__(
+        self, seed: int, stays: list[int], subjects: list[int], ages: np.ndarray, dynamics: float
+    ) -> Courses:
+        """Courses of the stays, which must not depend on what other stays there are."""
+        ...
+
+
+def one_course(
+    seed: int, stays: list[int], subjects: list[int], ages: np.ndarray, dynamics: float = 1.0
+) -> Courses:
+    """Films show the very course that everything else follows."""
+    course = simulate_course(seed, stays, subjects, ages, dynamics)
+    early = np.array([is_early(seed, stay) for stay in stays])
+    return Courses(course, course, frailty(seed, stays), early)
+
+
+def simulate_population(
+    size: Size | str,
+    seed: int = 7,
+    knobs: Knobs | None = None,
+    make_courses: CourseMaker = one_course,
+) -> Population:
     """Simulate a cohort's truth.
 
     Args:
         size: how many stays
         seed: decides everything
         knobs: what is planted how strongly
+        make_courses: of the engine
     """
     size, knobs = Size(size), knobs or Knobs()
     stays = draw_stays(seed, size)
@@ -110,21 +134,28 @@ def simulate_population(size: Size | str, seed: int = 7, knobs: Knobs | None = N
     subjects.loc[minor, "age"] = 17.0
     ids, owner = stays.index.tolist(), stays["subject"].tolist()
     age = subjects["age"].to_numpy()[owner]
-    course = simulate_course(seed, ids, owner, age, knobs.dynamics)
+    courses = make_courses(seed, ids, owner, age, knobs.dynamics)
+    course = courses.told
     donor = _donors(seed, len(ids))
-    other = Course(*(values[donor] for values in vars(course).values()))
     # Age tells of outcomes too: without any signal it is another stay's as well.
     told_age = age[donor] if knobs.signal is Signal.NONE else age
     exact = size is Size.PAPER
-    stays = stays.assign(age=age, **_outcomes(seed, stays, course, told_age, knobs.timing, exact))
-    charted = course if knobs.signal in (Signal.BOTH, Signal.EHR) else other
-    shown = course if knobs.signal in (Signal.BOTH, Signal.CXR) else other
+    drawn = _outcomes(seed, stays, course, courses.frailty, told_age, knobs.timing, exact)
+    stays = stays.assign(age=age, **drawn)
+    charted = course if knobs.signal in (Signal.BOTH, Signal.EHR) else _of_others(course, donor)
+    if knobs.signal not in (Signal.BOTH, Signal.CXR):
+        courses = replace(courses, shown=_of_others(courses.shown, donor))
     events, _ = simulate_events(
         seed, np.array(ids), stays["los_days"].to_numpy() * 24, charted, knobs.ehr_gain
     )
     films = _films(seed, stays)
     events = with_oddities(events)
-    return _assemble(seed, knobs, subjects, stays, films, course, shown, events, exact)
+    return _assemble(seed, knobs, subjects, stays, films, courses, events, exact)
+
+
+def _of_others(course: Course, donor: np.ndarray) -> Course:
+    """Every stay with the course of another one."""
+    return Course(*(values[donor] for values in vars(course).values()))
 
 
 def _donors(seed: int, n: int) -> np.ndarray:
@@ -161,7 +192,9 @@ def population_from_stays(
     films = _films(seed, stays)
     films = films[films["hours"] < 24 * stays["los_days"].to_numpy()[films["stay"]]]
     films = films.reset_index(drop=True)
-    return _assemble(seed, Knobs(), subjects, stays, films, course, course, pd.DataFrame())
+    early = np.array([is_early(seed, k) for k in ids])
+    courses = Courses(course, course, frailty(seed, ids), early)
+    return _assemble(seed, Knobs(), subjects, stays, films, courses, pd.DataFrame())
 
 
 def _assemble(
@@ -170,24 +203,22 @@ def _assemble(
     subjects: pd.DataFrame,
     stays: pd.DataFrame,
     films: pd.DataFrame,
-    course: Course,
-    shown: Course,
+    courses: Courses,
     events: pd.DataFrame,
     exact: bool = False,
 ) -> Population:
-    """What reports say of given courses, and what films show of others (`shown`).
+    """What reports say of the told courses, and what films show of the others.
 
     With `exact` the labels have the paper's counts; else its thresholds are taken over.
     """
     chronic = np.float32(knobs.chronic)
-    course = replace(course, chronic=course.chronic * chronic)
-    shown = replace(shown, chronic=shown.chronic * chronic)
+    course = replace(courses.told, chronic=courses.told.chronic * chronic)
+    shown = replace(courses.shown, chronic=courses.shown.chronic * chronic)
     stays["icu_sample"] = (_n_early(films, len(stays)) >= 2) & (stays["kind"] == CLEAN)
     pairs, reading, thresholds = _pairs(seed, stays, films, course, knobs, exact)
     hour = np.minimum(films["hours"].astype(int), course.heart.shape[1] - 1).to_numpy()
     stay = films["stay"].to_numpy()
     said, contradicted = _region_words(seed, pairs, _severity(course, stay, hour))
-    early = np.array([is_early(seed, k) for k in stays.index])
     gold = np.unique(stays.loc[stays["kind"] == CLEAN, "subject"])[: _n_gold(len(stays))]
     return Population(
         seed=seed,
@@ -195,7 +226,7 @@ def _assemble(
         stays=stays.drop(columns="n_early"),
         films=films,
         film_severity=np.maximum(_severity(shown, stay, hour), 0).astype(np.float32),
-        film_ventilated=ventilation(drivers(shown)[1], early)[stay, hour],
+        film_ventilated=ventilation(drivers(shown)[1], courses.early)[stay, hour],
         pairs=pairs,
         region_words=said,
         contradictions=contradicted,
@@ -203,7 +234,12 @@ def _assemble(
         gold_labels=_gold_labels(pairs, stays, gold, reading, thresholds),
         events=events,
         course=course,
-        parameters={"knobs": asdict(knobs), "thresholds": asdict(thresholds)},
+        parameters={
+            "knobs": asdict(knobs),
+            "thresholds": asdict(thresholds),
+            **courses.parameters,
+        },
+        engine_truth=courses.truth,
     )
 
 
@@ -219,11 +255,17 @@ def _n_early(films: pd.DataFrame, n_stays: int) -> np.ndarray:
 
 
 def _outcomes(
-    seed: int, stays: pd.DataFrame, course: Course, age: np.ndarray, timing: float, exact: bool
+    seed: int,
+    stays: pd.DataFrame,
+    course: Course,
+    frail: np.ndarray,
+    age: np.ndarray,
+    timing: float,
+    exact: bool,
 ) -> dict[str, np.ndarray]:
     """Death and length of stay of every stay, with their probabilities."""
     ids = stays.index.to_numpy()
-    terms = outcomes.predictors(course, age, frailty(seed, list(ids)))
+    terms = outcomes.predictors(course, age, frail)
     noise = np.array([stream(seed, Tag.OUTCOME, i).standard_normal() for i in ids])
     kind = stays["kind"].to_numpy()
     icu = (stays["n_early"] >= 2).to_numpy() & (kind == CLEAN)

@@ -56,6 +56,26 @@ class Course:
 
 
 @dataclass(frozen=True)
+class Courses:
+    """The courses of S stays that the films show and that everything else follows.
+
+    told: what EHR, reports and outcomes follow
+    shown: what films show; the same object, unless an engine parts the two
+    frailty: float64 [S]; of `told`
+    early: bool [S]; the film shows a tube already at the lower respiratory load
+    truth: arrays that `truth/` should keep besides
+    parameters: JSON-able, for `truth/params.json`
+    """
+
+    told: Course
+    shown: Course
+    frailty: np.ndarray
+    early: np.ndarray
+    truth: dict[str, np.ndarray] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Population:
     """Subjects, stays, films, pairs and EHR events of one simulated cohort.
 
@@ -75,6 +95,7 @@ class Population:
     events: EHR rows; stay, hours, itemid, table ('chartevents', 'labevents' or 'outputevents'),
         value (text as charted), valuenum (NaN if text), valueuom
     parameters: JSON-able constants that rank calibration fixed (thresholds, intercepts)
+    engine_truth: arrays that the engine wants kept in `truth/engine.npz`
     """
 
     seed: int
@@ -91,3 +112,4 @@ class Population:
     events: pd.DataFrame
     course: Course
     parameters: dict[str, Any] = field(default_factory=dict)
+    engine_truth: dict[str, np.ndarray] = field(default_factory=dict)

@@ -20,6 +20,24 @@ class Size(StrEnum):
         return {"tiny": 24, "small": 300, "medium": 1500, "paper": 3763}[self.value]
 
 
+class Engine(StrEnum):
+    """Who makes a simulated cohort's films, and what they have to do with its series."""
+
+    PROCEDURAL = "procedural"
+    """Drawn by formulas from the one course that the series follow too."""
+    IMAGE_LONGITUDINAL = "image-longitudinal"
+    """After Deltadahl et al. (arXiv 2410.16177): how much films tell of the series is set."""
+    PIE = "pie"
+    """After PIE (arXiv 2309.11745): a film is edited step by step towards a finding."""
+
+
+class Decoder(StrEnum):
+    """What turns the latent state into a film in the engine image-longitudinal."""
+
+    PROCEDURAL = "procedural"
+    VAE = "vae"
+
+
 class Signal(StrEnum):
     """Which modality carries the planted course; the others are drawn from another stay's."""
 

@@ -21,6 +21,9 @@ class Tag(IntEnum):
     SUBJECT = 9
     SCHEDULE = 10
     EXCHANGE = 11
+    ENGINE = 12
+    EDIT = 13
+    ASSOCIATION = 14
 
 
 def stream(seed: int, tag: Tag, *ids: int) -> np.random.Generator:

@@ -13,21 +13,29 @@ from bench.simulating.population import FILM_SEVERITIES, Population
 
 
 def write_truth(
-    folder: Path, population: Population, ids: Identifiers, masks: dict[str, np.ndarray]
+    folder: Path,
+    population: Population,
+    ids: Identifiers,
+    masks: dict[str, np.ndarray],
+    film_truth: pd.DataFrame,
 ) -> None:
     """Write latents, films, pairs, outcomes, parameters and masks.
 
     stays.csv: stay_id, subject_id, kind, icu_sample, los_days, died, p_death, p_los_0..3
-    films.csv: stay_id, dicom_id, hours, and the severity of everything the film shows
+    films.csv: stay_id, dicom_id, hours, the severity of everything the film shows, and what else
+        its painter knows
     pairs.csv: dicom ids, labels, region words, contradictions, gold labels, and per disease u, dq
         (true change), m0
     latents.npz: acute, chronic, heart, organs, dose_pulses (float16, order of stays.csv)
     masks.npz: packed bits, 'film row/process', of some subjects
+    engine.npz: what parted films from series, if an engine did (order of stays.csv)
     """
     folder.mkdir(parents=True, exist_ok=True)
     course = {name: value.astype(np.float16) for name, value in vars(population.course).items()}
     np.savez_compressed(folder / "latents.npz", **course)  # type: ignore[arg-type]
     np.savez_compressed(folder / "masks.npz", **masks)  # type: ignore[arg-type]
+    if population.engine_truth:
+        np.savez_compressed(folder / "engine.npz", **population.engine_truth)  # type: ignore[arg-type]
     stays = population.stays
     _write(
         folder / "stays.csv",
@@ -42,7 +50,7 @@ def write_truth(
         dicom_id=ids.dicom_id,
         ventilated=population.film_ventilated,
     )
-    _write(folder / "films.csv", pd.concat([films, severity], axis=1))
+    _write(folder / "films.csv", pd.concat([films, severity, film_truth], axis=1))
     dicom = np.array(ids.dicom_id, dtype=object)
     pairs = population.pairs
     _write(

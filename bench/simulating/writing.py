@@ -14,9 +14,10 @@ from bench.simulating.identifiers import Identifiers
 from bench.simulating.images import draw_images
 from bench.simulating.mimic_cxr import write_films, write_tables
 from bench.simulating.mimic_iv import write_mimic_iv
+from bench.simulating.painter import Painter
 from bench.simulating.population import Population
 from bench.simulating.scene_graphs import write_scene_graphs
-from bench.simulating.sizes import Knobs
+from bench.simulating.sizes import Engine, Knobs
 from bench.simulating.truth import write_truth
 
 FORMAT = 3
@@ -25,7 +26,11 @@ SETTINGS_FILE = "simulation.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What decides the raw files; `mimic_iv` is a real directory whose stays get films."""
+    """What decides the raw files.
+
+    mimic_iv: a real directory whose stays get films
+    options: what the engine was told besides; empty for the procedural one
+    """
 
     size: str
     seed: int = 7
@@ -33,10 +38,15 @@ class Settings:
     gzip: bool = False
     mimic_iv: str | None = None
     knobs: Knobs = field(default_factory=Knobs)
+    engine: Engine = Engine.PROCEDURAL
+    options: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """As `simulation.json` holds it."""
-        return {"engine": "procedural", "format": FORMAT, **asdict(self)}
+        content = {"engine": str(self.engine), "format": FORMAT, **asdict(self)}
+        if not self.options:
+            del content["options"]
+        return content
 
 
 def is_there(out: Path, settings: Settings, force: bool) -> bool:
@@ -71,7 +81,12 @@ def _read(file: Path) -> Any:
 
 
 def write_raw(
-    out: Path, population: Population, ids: Identifiers, settings: Settings, jobs: int
+    out: Path,
+    population: Population,
+    ids: Identifiers,
+    settings: Settings,
+    painter: Painter,
+    jobs: int,
 ) -> None:
     """Write every file into a hidden sibling of `out`, then rename it."""
     out = out.absolute()
@@ -80,16 +95,14 @@ def write_raw(
     try:
         partial.mkdir(parents=True)
         cxr = partial / "mimic-cxr-jpg"
-        boxes, masks = write_films(
-            cxr, population, ids, settings.film_size, settings.knobs.nuisance, jobs
-        )
+        boxes, masks, film_truth = write_films(cxr, population, ids, painter, jobs)
         images = draw_images(population, ids)
         write_tables(cxr, population, images, settings.film_size, settings.gzip)
         imagenome = partial / "chest-imagenome"
         write_scene_graphs(imagenome, population, ids, images, boxes, settings.film_size)
         if settings.mimic_iv is None:
             write_mimic_iv(partial / "mimic-iv", population, ids, settings.gzip)
-        write_truth(partial / "truth", population, ids, masks)
+        write_truth(partial / "truth", population, ids, masks, film_truth)
         (partial / SETTINGS_FILE).write_text(json.dumps(settings.to_json(), indent=1))
         if out.exists():
             shutil.rmtree(out)

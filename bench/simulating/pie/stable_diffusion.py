@@ -1,0 +1,113 @@
+"""Stable Diffusion 1.x from the user's folder, as a generator for PIE; downloads nothing."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from bench.errors import UserError
+from bench.simulating.diffusion.schedule import Schedule
+
+PARTS: Final = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
+"""Subfolders of a pipeline that diffusers saved."""
+
+
+class StableDiffusion:
+    """Text-conditioned; its condition is prompt embeddings, [B, tokens, width]; films are grey."""
+
+    def __init__(
+        self, folder: Path, finetuned: Path | None = None, device: str | torch.device = "cpu"
+    ) -> None:
+        """Load a pipeline folder; `finetuned` replaces the U-Net (it or its subfolder `unet`).
+
+        Raises:
+            UserError: diffusers is not installed, or a folder is not what it should be.
+        """
+        diffusers, transformers = _library("diffusers"), _library("transformers")
+        for part in PARTS:
+            if not (folder / part).is_dir():
+                raise UserError(f"{folder} has no folder {part}: name a saved diffusers pipeline")
+        self.device = torch.device(device)
+        self.schedule = _schedule(folder / "scheduler" / "scheduler_config.json")
+        self.unet = self._load(diffusers.UNet2DConditionModel, _unet_folder(folder, finetuned))
+        self.vae = self._load(diffusers.AutoencoderKL, folder / "vae")
+        self.text_encoder = self._load(transformers.CLIPTextModel, folder / "text_encoder")
+        self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        self._empty = self.embed([""])
+
+    def _load(self, kind: Any, folder: Path) -> Any:
+        try:
+            model = kind.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"cannot read the model in {folder}: {reason}")
+        return model.to(self.device).eval().requires_grad_(False)
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """The condition that prompts stand for."""
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", max_length=length, truncation=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        with torch.inference_mode():
+            return self.text_encoder(tokens.input_ids.to(self.device))[0]
+
+    def encode(self, films: Tensor) -> Tensor:
+        """Mean latents of grey films [B, 1, H, W]."""
+        colour = films.to(self.device).expand(-1, 3, -1, -1)
+        return self.vae.encode(colour).latent_dist.mode() * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Grey films: the mean of the colours."""
+        colour = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return colour.mean(dim=1, keepdim=True)
+
+    def noise(self, z: Tensor, t: int, condition: Tensor | None) -> Tensor:
+        """As `Generator.noise`; the empty prompt is the unconditional branch."""
+        text = self._empty.expand(len(z), -1, -1) if condition is None else condition
+        return self.unet(z, t, encoder_hidden_states=text).sample
+
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise UserError(
+            f"Stable Diffusion needs {name}: pip install 'dipro-bench[generators]', or leave "
+            "--pretrained-model-name-or-path out for the tiny engine"
+        )
+
+
+def _unet_folder(folder: Path, finetuned: Path | None) -> Path:
+    """The U-Net's folder; a fine-tuned one may be given as a pipeline or by itself."""
+    root = finetuned or folder
+    found = root / "unet" if (root / "unet").is_dir() else root
+    if not (found / "config.json").is_file():
+        raise UserError(f"{root} holds no U-Net: no unet/config.json and no config.json")
+    return found
+
+
+def _schedule(file: Path) -> Schedule:
+    """Noise levels as the pipeline's own scheduler has them; PIE's steps are DDIM's."""
+    try:
+        config = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {file}: {error}")
+    wanted = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
+    for name, value in wanted.items():
+        if config.get(name, value) != value:
+            raise UserError(f"{file}: {name} is {config[name]}, only {value} is supported")
+    default = Schedule()
+    return Schedule(
+        config.get("num_train_timesteps", default.n_steps),
+        config.get("beta_start", default.beta_start),
+        config.get("beta_end", default.beta_end),
+    )
