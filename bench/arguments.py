@@ -55,6 +55,13 @@ def add_backend(parser: Parser) -> None:
     """Where many runs are executed."""
     parser.add_argument("--jobs", type=positive, metavar="N", help="runs at once here (cores)")
     parser.add_argument(
+        "--runs-per-gpu",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="runs at once on each GPU, without --jobs (1); its memory must hold them",
+    )
+    parser.add_argument(
         "--backend",
         choices=("local", "dask"),
         default="local",

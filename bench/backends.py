@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -14,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from joblib.externals.loky import ProcessPoolExecutor
 
 from bench import stopping
@@ -37,9 +39,19 @@ class Outcome:
     busy: bool = False
 
 
-def default_jobs(device: str) -> int:
-    """As many runs at once as cores on a CPU, one on a GPU."""
-    return 1 if choose_device(device).type == "cuda" else (os.cpu_count() or 1)
+def default_jobs(device: str, runs_per_gpu: int = 1) -> int:
+    """As many runs at once as cores on a CPU, else `runs_per_gpu` on each GPU."""
+    if choose_device(device).type != "cuda":
+        return os.cpu_count() or 1
+    return runs_per_gpu * len(spread(device))
+
+
+def spread(device: str) -> list[str]:
+    """The devices that runs take in turn: every GPU, if none is named, or else the one device."""
+    chosen = choose_device(device)
+    if chosen.type != "cuda" or chosen.index is not None:
+        return [device]
+    return [f"cuda:{i}" for i in range(torch.cuda.device_count())]
 
 
 def run_all(
@@ -63,7 +75,22 @@ def run_all(
 
 
 Place = tuple[Path, str, int]
-"""Cohort, device and threads, the same for all runs."""
+"""Cohort, device and threads of a run."""
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A pool of one process, which starts with its first run, and where its runs take place."""
+
+    place: Place
+    pool: ProcessPoolExecutor
+
+    @classmethod
+    def at(cls, place: Place) -> _Worker:
+        return cls(
+            place,
+            ProcessPoolExecutor(max_workers=1, initializer=_stop_without, initargs=(os.getpid(),)),
+        )
 
 
 def _here(runs: Sequence[PlannedRun], place: Place) -> Iterator[Outcome]:
@@ -77,36 +104,36 @@ def _here(runs: Sequence[PlannedRun], place: Place) -> Iterator[Outcome]:
 def _in_workers(runs: Sequence[PlannedRun], place: Place, jobs: int) -> Iterator[Outcome]:
     """Each worker has a pool of its own, so that its death is the end of one run only."""
     waiting = list(reversed(runs))
-    idle = [_worker() for _ in range(min(jobs, len(runs)))]
-    busy: dict[Future[Outcome], tuple[PlannedRun, ProcessPoolExecutor]] = {}
+    cohort, device, threads = place
+    devices = itertools.cycle(spread(device))
+    idle = [_Worker.at((cohort, next(devices), threads)) for _ in range(min(jobs, len(runs)))]
+    busy: dict[Future[Outcome], tuple[PlannedRun, _Worker]] = {}
     try:
         while busy or (waiting and not stopping.asked()):
             while waiting and idle and not stopping.asked():
                 run, worker = waiting.pop(), idle.pop()
-                future, worker = _submit(run, place, worker)
+                future, worker = _submit(run, worker)
                 busy[future] = run, worker
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
                 run, worker = busy.pop(future)
                 outcome = _outcome(run, future)
-                idle.append(worker if outcome else _worker())
+                idle.append(worker if outcome else _Worker.at(worker.place))
                 yield outcome or Outcome(
                     run.run_id, "its worker process died: killed, or out of memory?"
                 )
     finally:
         for worker in [*idle, *(worker for _, worker in busy.values())]:
-            worker.shutdown(wait=False, kill_workers=True)
+            worker.pool.shutdown(wait=False, kill_workers=True)
 
 
-def _submit(
-    run: PlannedRun, place: Place, worker: ProcessPoolExecutor
-) -> tuple[Future[Outcome], ProcessPoolExecutor]:
+def _submit(run: PlannedRun, worker: _Worker) -> tuple[Future[Outcome], _Worker]:
     """Hand a run to a worker, or to a new one if it died while it had nothing to do."""
-    task = (run_one, run.config, run.files.folder, *place)
+    task = (run_one, run.config, run.files.folder, *worker.place)
     try:
-        return worker.submit(*task), worker
+        return worker.pool.submit(*task), worker
     except BrokenProcessPool:
-        worker = _worker()
-        return worker.submit(*task), worker
+        worker = _Worker.at(worker.place)
+        return worker.pool.submit(*task), worker
 
 
 def _outcome(run: PlannedRun, future: Future[Outcome]) -> Outcome | None:
@@ -117,11 +144,6 @@ def _outcome(run: PlannedRun, future: Future[Outcome]) -> Outcome | None:
         return None
     except Exception as error:
         return Outcome(run.run_id, f"{type(error).__name__}: {error}")
-
-
-def _worker() -> ProcessPoolExecutor:
-    """A pool of one process, which starts with its first run."""
-    return ProcessPoolExecutor(max_workers=1, initializer=_stop_without, initargs=(os.getpid(),))
 
 
 def _terminate_workers() -> None:

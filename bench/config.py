@@ -29,6 +29,7 @@ class TrainingConfig:
 
     lr is what the optimizer gets (the paper's base rate x accumulation x batch size, ledger T1).
     One step is one optimizer step; `max_steps` 0 means no limit besides `max_epochs`.
+    fused: AdamW in one kernel; compile: the model through `torch.compile`. Both change last bits.
     """
 
     lr: float = 1.6e-4
@@ -42,6 +43,8 @@ class TrainingConfig:
     evaluation_batch_size: int = 64
     precision: str = "fp32"
     clip_norm: float = 0.0
+    fused: bool = False
+    compile: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in ("fp32", "bf16"):
@@ -59,7 +62,7 @@ def training_config(preset: Preset, task: Task) -> TrainingConfig:
             Task.MORTALITY: {"lr": 1.6e-4, "batch_size": 4},
             Task.LENGTH_OF_STAY: {"lr": 1.28e-4, "batch_size": 4},
         }[task]
-        return TrainingConfig(**paper, precision="bf16")  # type: ignore[arg-type]
+        return TrainingConfig(**paper, precision="bf16", fused=True)  # type: ignore[arg-type]
     common = TrainingConfig(lr=1e-3, batch_size=16, accumulation=1, clip_norm=1.0)
     if preset is Preset.MEDIUM:
         return dataclasses.replace(common, max_epochs=25, max_steps=1200, patience=6)
@@ -172,7 +175,10 @@ class RunConfig:
         del request["overrides"], request["preset"], request["recipe"]
         return {
             "request": request,
-            "training": dataclasses.asdict(self.training),
+            # A switch that is off leaves run ids as they were before it existed.
+            "training": {
+                k: v for k, v in dataclasses.asdict(self.training).items() if v is not False
+            },
             "model": dataclasses.asdict(self.model),
         }
 

@@ -28,6 +28,8 @@ SHARED_SOURCES = (
     "bench/metrics.py",
     "bench/data/batch.py",
     "bench/data/cohort.py",
+    "bench/data/layout.py",
+    "bench/data/loading.py",
     "bench/data/vocabulary.py",
     "methods/attention.py",
     "methods/base.py",

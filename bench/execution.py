@@ -29,7 +29,7 @@ def backend(arg: argparse.Namespace) -> Iterator[tuple[int, Execute]]:
             n_workers = len(client.nthreads())
             yield max(n_workers, 1), partial(cluster.run_on_cluster, client)
     else:
-        jobs = arg.jobs or default_jobs(arg.device)
+        jobs = arg.jobs or default_jobs(arg.device, arg.runs_per_gpu)
         yield jobs, partial(run_all, jobs=jobs)
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
-from bench.contract import Output
-from bench.data.batch import Batch
+from bench.data.loading import batches
 from bench.data.vocabulary import Split, Task
 from bench.memory import within_memory
 from bench.store import RunFiles, replacing
@@ -32,18 +32,25 @@ def predict(run: Run, positions: np.ndarray, with_attention: bool = False) -> Pr
 
 
 def _predict(run: Run, positions: np.ndarray, with_attention: bool, size: int) -> Prediction:
+    """Predict `size` samples at a time; what comes out is fetched from the device at the end."""
     run.model.eval()
-    logits, maps = [], []
+    logits: list[Tensor] = []
+    maps: list[dict[str, Tensor]] = []
+    chunks = [positions[start : start + size] for start in range(0, len(positions), size)]
     with torch.inference_mode(), run.autocast():
-        for start in range(0, len(positions), size):
-            batch = run.samples.batch(positions[start : start + size])
-            batch = batch.without_targets().to(run.device)
-            output = run.model(batch, with_attention=with_attention)
-            logits.append(output.logits.float().flatten(1).cpu().numpy())
+        for batch in batches(run.samples, chunks, run.device):
+            output = run.model(batch.without_targets(), with_attention=with_attention)
+            logits.append(output.logits.float().flatten(1))
             if output.attention:
-                maps.append(_attention_arrays(batch, output))
-    stacked = {name: _stack_padded([m[name] for m in maps]) for name in (maps or [{}])[0]}
-    return np.concatenate(logits), stacked
+                maps.append({"pair_valid": batch.pair_valid, **output.attention})
+    stacked = {
+        name: _stack_padded([_fetched(part[name]) for part in maps]) for name in (maps or [{}])[0]
+    }
+    return _fetched(torch.cat(logits)), stacked
+
+
+def _fetched(values: Tensor) -> np.ndarray:
+    return (values.float() if values.is_floating_point() else values).cpu().numpy()
 
 
 def write_predictions(run: Run, files: RunFiles) -> None:
@@ -86,11 +93,6 @@ def prediction_table(
 def task_label(task: Task) -> str:
     """Name of a task's label among `Samples.labels()`."""
     return "progression" if task is Task.DISEASE_PROGRESSION else str(task)
-
-
-def _attention_arrays(batch: Batch, output: Output) -> dict[str, np.ndarray]:
-    maps = {name: values.float().cpu().numpy() for name, values in output.attention.items()}
-    return {"pair_valid": batch.pair_valid.cpu().numpy(), **maps}
 
 
 def _stack_padded(parts: list[np.ndarray]) -> np.ndarray:

@@ -23,6 +23,7 @@ from bench.config import RunConfig, Weights
 from bench.contract import Output, TaskSpec
 from bench.data.batch import Samples, Targets, progression_class_weights
 from bench.data.cohort import Cohort
+from bench.data.loading import resident_images
 from bench.data.vocabulary import SELECTION_METRIC, Split
 from bench.errors import UserError
 from bench.objective import task_loss
@@ -57,6 +58,7 @@ class Run:
             request.drop_ehr,
             request.seed,
         )
+        self.samples.resident = resident_images(cohort, self.samples.inputs, device)
         for split in (Split.TRAIN, Split.TEST):
             if len(self.samples.indices(split)) == 0:
                 raise UserError(f"{cohort.title} has no {split} sample for {request.task}")
@@ -68,6 +70,8 @@ class Run:
         model = method(config.model, spec)
         self.notes: list[str] = model.load_weights(weights.kind, weights.file) if weights else []
         self.model: nn.Module = model.to(device)
+        if config.training.compile:
+            self.model.compile()
         self.loss_weights = config.model.loss_weights()
         self.micro_batch = config.training.batch_size
         self.evaluation_batch = config.training.evaluation_batch_size

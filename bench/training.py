@@ -20,6 +20,7 @@ from bench.checkpoints import Progress, resume, save, save_checkpoint
 from bench.config import TrainingConfig
 from bench.contract import TaskSpec
 from bench.data.batch import Samples, Targets
+from bench.data.loading import batches
 from bench.data.vocabulary import SELECTION_METRIC, Cxr, Split, Task
 from bench.memory import within_memory
 from bench.metrics import evaluate
@@ -62,9 +63,7 @@ def train(run: Run, files: RunFiles, say: Callable[[str], None]) -> Progress:
         StoppedError: SIGTERM came; the last finished epoch is saved.
     """
     training = run.training
-    optimizer = torch.optim.AdamW(
-        run.model.parameters(), lr=training.lr, weight_decay=training.weight_decay
-    )
+    optimizer = adamw(run)
     progress = resume(run, files, optimizer, say)
     positions = run.samples.indices(Split.TRAIN)
     n_epochs, steps_per_epoch = budget(training, len(positions))
@@ -81,6 +80,17 @@ def train(run: Run, files: RunFiles, say: Callable[[str], None]) -> Progress:
         say(_epoch_line(progress, n_epochs))
         save_checkpoint(run, files, optimizer, progress)
     return progress
+
+
+def adamw(run: Run) -> torch.optim.AdamW:
+    """The optimizer of every run."""
+    training = run.training
+    return torch.optim.AdamW(
+        run.model.parameters(),
+        lr=training.lr,
+        weight_decay=training.weight_decay,
+        fused=training.fused or None,
+    )
 
 
 def budget(training: TrainingConfig, n_samples: int) -> tuple[int, int]:
@@ -119,9 +129,8 @@ def _gradients(run: Run, group: np.ndarray, size: int) -> list[MicroBatch]:
     """Set the gradients of one step: the samples of `group`, `size` at a time."""
     run.model.zero_grad(set_to_none=True)
     seen = []
-    for start in range(0, len(group), size):
-        chunk = group[start : start + size]
-        batch = run.samples.batch(chunk).to(run.device)
+    chunks = [group[start : start + size] for start in range(0, len(group), size)]
+    for chunk, batch in zip(chunks, batches(run.samples, chunks, run.device), strict=True):
         assert batch.targets is not None
         with run.autocast():
             terms = run.loss_terms(run.model(batch), batch.targets)

@@ -59,7 +59,7 @@ class LateFusion(Method[LateFusionConfig]):
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits of a batch. Padding is False in every `*_valid` mask: never let it through."""
-        films = encode_valid(self.films, batch.films, batch.film_valid)  # [B, T, width]
+        films = encode_valid(self.films, batch.films, batch.layout.films)  # [B, T, width]
         parts = [mean_of_valid(films, batch.film_valid), newest(films, batch.film_valid)]
         if self.spec.ehr:
             parts += [mean_of_valid(batch.ehr_values, batch.ehr_valid), batch.demographics]

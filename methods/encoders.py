@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
+from bench.data.layout import Packing
 from bench.errors import UserError, nearest
 from methods.attention import EncoderLayer
 
@@ -76,6 +77,10 @@ class ImageEncoder(Encoder):
     def __init__(self, backbone: str, weights: str, standardised: bool = False) -> None:
         super().__init__()
         self.standardised = standardised
+        self.register_buffer("mean", _per_channel(IMAGENET_MEAN), persistent=False)
+        self.register_buffer("sd", _per_channel(IMAGENET_SD), persistent=False)
+        self.mean: Tensor
+        self.sd: Tensor
         if backbone not in BACKBONES:
             raise UserError(f"unknown backbone '{backbone}': {nearest(backbone, BACKBONES)}")
         if backbone in SMALL:
@@ -96,16 +101,17 @@ class ImageEncoder(Encoder):
         x = images[:, None].float() / 255
         x = x.expand(-1, self.n_channels, -1, -1)
         if self.standardised:
-            mean, sd = (
-                x.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_SD)
-            )
-            x = (x - mean) / sd
+            x = (x - self.mean) / self.sd
         x = x.contiguous(memory_format=torch.channels_last)
         return self.network(x)
 
     def forward(self, images: Tensor) -> Tensor:
         """The mean of `feature_map` over its places, float [N, width]."""
         return F.adaptive_avg_pool2d(self.feature_map(images), 1).flatten(1)
+
+
+def _per_channel(values: tuple[float, ...]) -> Tensor:
+    return torch.tensor(values)[:, None, None]
 
 
 def shrink(films: Tensor, max_size: int) -> Tensor:
@@ -160,35 +166,23 @@ def _one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
 
 
-def encode_valid(encoder: Encoder, images: Tensor, valid: Tensor) -> Tensor:
+def encode_valid(encoder: Encoder, images: Tensor, valid: Packing) -> Tensor:
     """Encode the valid images only, so that padding enters no batch statistics.
 
     Args:
         encoder: from uint8 [N, H, W] to float [N, width]
-        images: uint8 [..., H, W]
-        valid: bool [...]
+        images: uint8 [*valid.shape, ..., H, W]
+        valid: which of them, usually one of `Batch.layout`
 
     Returns:
-        float [..., width]; zero where not valid.
+        float [*valid.shape, ..., width]; zero where not valid.
     """
-    chosen = images[valid]
+    chosen = valid.pack(images)
     if not len(chosen):
-        return torch.zeros(*valid.shape, encoder.width, device=images.device)
-    if len(chosen) > 1:
-        return scatter_valid(encoder(chosen), valid)
-    with _running_statistics(encoder):
-        return scatter_valid(encoder(chosen), valid)
-
-
-def scatter_valid(rows: Tensor, valid: Tensor) -> Tensor:
-    """The inverse of `padded[valid]`: rows [N, ...] where valid (bool), zeros elsewhere.
-
-    Returns:
-        [*valid.shape, ...]; `valid` holds N times True.
-    """
-    padded = rows.new_zeros(*valid.shape, *rows.shape[1:])
-    padded[valid] = rows
-    return padded
+        return torch.zeros(*images.shape[:-2], encoder.width, device=images.device)
+    flat = chosen.flatten(0, -3)
+    with nullcontext() if len(flat) > 1 else _running_statistics(encoder):
+        return valid.unpack(encoder(flat).unflatten(0, chosen.shape[:-2]))
 
 
 def mean_of_valid(x: Tensor, valid: Tensor) -> Tensor:

@@ -105,6 +105,21 @@ def test_ablating_changes_the_model_not_the_training():
     assert full.model != ablated.model
 
 
+def test_a_switch_that_is_off_leaves_ids_as_they_were():
+    off = resolve(REQUEST)
+    assert not {"fused", "compile"} & off.to_json()["training"].keys()
+    for switch in ("fused", "compile"):
+        override = ((f"training.{switch}", "true"),)
+        on = resolve(dataclasses.replace(REQUEST, overrides=override))
+        assert on.to_json()["training"] == {**off.to_json()["training"], switch: True}
+
+
+def test_the_paper_preset_fuses_on_every_device():
+    paper = resolve(dataclasses.replace(REQUEST, preset=Preset.PAPER)).training
+    assert paper.fused
+    assert not paper.compile
+
+
 def test_precision_is_a_field_not_a_device():
     assert TrainingConfig().precision == "fp32"
     assert resolve(dataclasses.replace(REQUEST, preset=Preset.PAPER)).training.precision == "bf16"

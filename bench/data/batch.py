@@ -8,6 +8,7 @@ ragged axis, so that no method can read it by accident.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.data.cohort import Cohort
+from bench.data.layout import Layout, moved
 from bench.data.vocabulary import (
     DEMOGRAPHICS,
     DISEASES,
@@ -95,24 +97,34 @@ class Batch:
     def __len__(self) -> int:
         return len(self.film_valid)
 
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the masks are True; found once, and anew in a batch with other masks."""
+        return Layout.of(self)
+
     def without_targets(self) -> Batch:
         """The same inputs without labels."""
-        return replace(self, targets=None)
+        return replace(self, targets=None)._laid_out(self.layout)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Move every tensor."""
+        """Move every tensor; the layout is found before."""
 
         def move(part: Batch | Targets) -> dict[str, object]:
             values = {f.name: getattr(part, f.name) for f in fields(part)}
             return {
-                name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+                name: moved(value, device) if isinstance(value, Tensor) else value
                 for name, value in values.items()
             }
 
-        moved = replace(self, **move(self))  # type: ignore[arg-type]
-        if self.targets is None:
-            return moved
-        return replace(moved, targets=Targets(**move(self.targets)))  # type: ignore[arg-type]
+        inputs = move(self)
+        if self.targets is not None:
+            inputs["targets"] = Targets(**move(self.targets))  # type: ignore[arg-type]
+        return Batch(**inputs)._laid_out(self.layout.to(device))  # type: ignore[arg-type]
+
+    def _laid_out(self, layout: Layout) -> Batch:
+        """Take over a layout that is known already."""
+        vars(self)["layout"] = layout
+        return self
 
 
 class Samples:
@@ -128,6 +140,7 @@ class Samples:
         split: str [N]
         subject: int64 [N]; row in `cohort.subjects`, the unit of every resampling
         keys, subject_keys: str [N]; keyed hashes, what run records store
+        resident: images that lie on a device, see `bench.data.loading`; batches take them there
     """
 
     def __init__(
@@ -140,6 +153,7 @@ class Samples:
         seed: int = 0,
     ) -> None:
         self.cohort, self.task, self.cxr, self.inputs = cohort, task, cxr, inputs
+        self.resident: dict[str, Tensor] = {}
         self.rows = _sample_rows(cohort, task)
         table = (cohort.stays if task.is_icu else cohort.pairs).iloc[self.rows]
         self._stay = self.rows if task.is_icu else table["stay"].to_numpy(np.int64)
@@ -180,7 +194,10 @@ class Samples:
         return self._labels
 
     def batch(self, positions: np.ndarray) -> Batch:
-        """Gather the samples at `positions` (int64 [B]) into CPU tensors, with their targets."""
+        """Gather the samples at `positions` (int64 [B]), with their targets.
+
+        All tensors are on the CPU, but for images that are `resident` elsewhere.
+        """
         film, film_valid = _trim(self._film[positions])
         pair = self._pair[positions][:, : max(film.shape[1] - 1, 0)]
         pair_valid = film_valid[:, 1:] & film_valid[:, :-1]
@@ -209,6 +226,8 @@ class Samples:
         images = self.cohort.arrays[name]
         if not wanted:
             return torch.zeros((*film.shape, *(0 for _ in images.shape[1:])), dtype=torch.uint8)
+        if name in self.resident:
+            return _gather_resident(self.resident[name], film, film_valid)
         gathered = np.zeros((*film.shape, *images.shape[1:]), dtype=np.uint8)
         gathered[film_valid] = images[film[film_valid]]
         return torch.from_numpy(gathered)
@@ -306,6 +325,13 @@ def _labels(cohort: Cohort, task: Task, table: pd.DataFrame) -> dict[str, np.nda
         "mortality": np.zeros(n, dtype=np.float32),
         "length_of_stay": np.zeros(n, dtype=np.int64),
     }
+
+
+def _gather_resident(images: Tensor, film: np.ndarray, film_valid: np.ndarray) -> Tensor:
+    """Films' images, uint8 [B, T, ...], from where they lie; the last of them is padding's."""
+    row = torch.from_numpy(np.where(film_valid, film, len(images) - 1)).flatten()
+    gathered = images.index_select(0, moved(row, images.device))
+    return gathered.view(*film.shape, *images.shape[1:])
 
 
 def _trim(film: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from bench.contract import Output
 from bench.data.batch import Batch
+from bench.data.layout import Packing
 from methods.dipro.model import DiPro
 from methods.dipro.std import film_pairs
 
@@ -42,7 +43,7 @@ class PlainDiPro(DiPro):
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """As `DiPro.forward`, without attention maps."""
-        everywhere = torch.ones_like(batch.pair_valid)
+        everywhere = Packing.of(torch.ones_like(batch.pair_valid))
         pair = film_pairs(self._features(batch), everywhere)
         S, D = self.std(pair)
         real = batch.pair_valid.flatten()

@@ -30,7 +30,7 @@ from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError, nearest
 from methods.base import Method, needs_two_films
-from methods.encoders import mean_of_valid, scatter_valid, shrink
+from methods.encoders import mean_of_valid, shrink
 from methods.fusion import EhrFusion
 from methods.pyramid import PyramidConfig, PyramidEncoder, initialise
 
@@ -227,11 +227,11 @@ class CheXRelFormer(Method[CheXRelFormerConfig]):
 
     def _pair_vectors(self, batch: Batch) -> Tensor:
         """v of every pair, float [B, P, D], zero where not valid; each film is encoded once."""
-        valid = batch.film_valid
-        maps = self.encoder(self._scaled(batch.films[valid]))
-        row = scatter_valid(torch.arange(int(valid.sum()), device=valid.device), valid)
-        pairs = torch.stack([row[:, :-1], row[:, 1:]], dim=-1)[batch.pair_valid]
-        return scatter_valid(self.decoder(maps, pairs), batch.pair_valid)
+        films, pairs = batch.layout.films, batch.layout.pairs
+        maps = self.encoder(self._scaled(films.pack(batch.films)))
+        row = films.unpack(torch.arange(len(films), device=films.index.device))
+        rows_of_pairs = pairs.pack(torch.stack([row[:, :-1], row[:, 1:]], dim=-1))
+        return pairs.unpack(self.decoder(maps, rows_of_pairs))
 
     def _scaled(self, films: Tensor) -> Tensor:
         """Films, uint8 [N, S, S], in -1..1 on three channels, as the released code has them."""

@@ -32,10 +32,11 @@ from torch import Tensor, nn
 
 from bench.contract import MethodConfig, Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
+from bench.data.layout import Packing
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
 from methods.base import Method, needs_two_films
-from methods.encoders import Encoder, ImageEncoder, encode_valid, mean_of_valid, scatter_valid
+from methods.encoders import Encoder, ImageEncoder, encode_valid, mean_of_valid
 from methods.fusion import EhrFusion
 
 ATTENTION_SLOPE, SLOPE = 0.2, 0.01
@@ -271,11 +272,11 @@ class CheXRelNet(Method[CheXRelNetConfig]):
         crops, films = batch.regions, _resize(batch.films, batch.regions.shape[-1])
         # One call for all images: crops and films have their batch statistics in common.
         images = torch.cat([crops, films[:, :, None]], dim=2)
-        valid = torch.cat([present, batch.film_valid[..., None]], dim=2)
-        x = _of_pairs(encode_valid(self.embed, images, valid), batch.pair_valid)
-        regions = self.graph(x[:, :, :-1], _of_pairs(present, batch.pair_valid))
+        layout = batch.layout
+        x = _of_pairs(encode_valid(self.embed, images, layout.images), layout.pairs)
+        regions = self.graph(x[:, :, :-1], _of_pairs(present, layout.pairs))
         g = self.film(x[:, :, -1])
-        return scatter_valid(torch.cat([regions[:, 1], g], dim=1), batch.pair_valid)
+        return layout.pairs.unpack(torch.cat([regions[:, 1], g], dim=1))
 
 
 def _resize(films: Tensor, size: int) -> Tensor:
@@ -285,9 +286,9 @@ def _resize(films: Tensor, size: int) -> Tensor:
     return F.adaptive_avg_pool2d(films.float(), size).round().to(films.dtype)
 
 
-def _of_pairs(by_film: Tensor, pair_valid: Tensor) -> Tensor:
+def _of_pairs(by_film: Tensor, pairs: Packing) -> Tensor:
     """The two films of each valid pair: [B, T, ...] -> [N, 2, ...]."""
-    return torch.stack([by_film[:, :-1], by_film[:, 1:]], dim=2)[pair_valid]
+    return pairs.pack(torch.stack([by_film[:, :-1], by_film[:, 1:]], dim=2))
 
 
 def _read_out(Z: Tensor, present: Tensor) -> Tensor:

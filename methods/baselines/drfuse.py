@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from bench.contract import MethodConfig, Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs, Targets
+from bench.data.layout import Packing
 from bench.data.vocabulary import DISEASES, Cxr, Task
 from bench.errors import UserError, nearest
 from methods.attention import EncoderLayer
@@ -327,7 +328,9 @@ class DrFuse(Method[DrFuseConfig]):
             hours = torch.cat([hours, static], dim=-1)
         s_ehr, d_ehr = self.ehr(hours, batch.ehr_valid)
         films, film_valid = newest_films(batch, self.n_slots)
-        s_cxr, d_cxr = encode_valid(self.films, films, film_valid).chunk(2, dim=-1)
+        n_films = sum(min(n, self.n_slots) for n in batch.layout.n_films)
+        packing = Packing.of(film_valid, n_films)
+        s_cxr, d_cxr = encode_valid(self.films, films, packing).chunk(2, dim=-1)
         return Features(
             s_ehr=self.projector(s_ehr),
             d_ehr=d_ehr,
@@ -451,8 +454,11 @@ def rank_loss(alpha: Tensor, loss: Tensor, counted: Tensor) -> Tensor:
         counted: bool [B, n_outputs]; cells with both modalities and a label
     """
     ehr, shared, cxr = range(len(BRANCHES))
-    first, second = [cxr, shared, shared], [ehr, ehr, cxr]
+    pairs = (cxr, ehr), (shared, ehr), (shared, cxr)
     # A tie counts as the second being better, as in the released code.
-    better = torch.where(loss[..., first] < loss[..., second], 1.0, -1.0)
-    lacks = F.relu(-better * (alpha[..., first] - alpha[..., second])) * counted[..., None]
+    better = torch.stack(
+        [torch.where(loss[..., i] < loss[..., j], 1.0, -1.0) for i, j in pairs], -1
+    )
+    ahead = torch.stack([alpha[..., i] - alpha[..., j] for i, j in pairs], dim=-1)
+    lacks = F.relu(-better * ahead) * counted[..., None]
     return (lacks.sum(dim=(0, 1)) / (lacks > 0).sum(dim=(0, 1)).clamp_min(1)).mean()

@@ -145,7 +145,7 @@ class MedFuse(Method[MedFuseConfig]):
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits; there are no further loss terms and no maps."""
-        sequence = encode_valid(self.films, batch.films, batch.film_valid)  # v*, [B, T, hidden]
+        sequence = encode_valid(self.films, batch.films, batch.layout.films)  # v*, [B, T, hidden]
         valid = batch.film_valid
         if self.ehr is not None:
             v_ehr = self.ehr(self._hours(batch), batch.ehr_valid)

@@ -35,7 +35,7 @@ from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, Cxr, Task
 from bench.errors import UserError
 from methods.base import Method, needs_two_films
-from methods.encoders import mean_of_valid, scatter_valid, shrink
+from methods.encoders import mean_of_valid, shrink
 from methods.fusion import EhrFusion
 from methods.pyramid import (
     FIRST_STRIDE,
@@ -240,12 +240,12 @@ class Sdpl(Method[SdplConfig]):
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits and, with targets, the loss of the films' findings; there are no region maps."""
-        V = self.disentangle(self._film_maps(batch.films[batch.film_valid]))
-        by_film = scatter_valid(V, batch.film_valid)
-        pair = batch.pair_valid
-        p = scatter_valid(self.compare(by_film[:, :-1][pair], by_film[:, 1:][pair]), pair)
+        films, pairs = batch.layout.films, batch.layout.pairs
+        V = self.disentangle(self._film_maps(films.pack(batch.films)))
+        by_film = films.unpack(V)
+        p = pairs.unpack(self.compare(pairs.pack(by_film[:, :-1]), pairs.pack(by_film[:, 1:])))
         Z = self._with_ehr(p, batch)
-        pooled = mean_of_valid(Z.flatten(2), pair).unflatten(-1, (len(self.heads), -1))
+        pooled = mean_of_valid(Z.flatten(2), batch.pair_valid).unflatten(-1, (len(self.heads), -1))
         logits = torch.stack([head(pooled[:, i]) for i, head in enumerate(self.heads)], dim=1)
         return Output(logits if len(self.heads) > 1 else logits[:, 0], self._symptom_loss(V, batch))
 
@@ -271,7 +271,7 @@ class Sdpl(Method[SdplConfig]):
         if batch.targets is None:
             return {}
         logits = self.symptoms(V.mean(dim=(-2, -1))).squeeze(-1).float()
-        findings = batch.targets.findings[batch.film_valid]
+        findings = batch.layout.films.pack(batch.targets.findings)
         known = findings != FINDING_UNKNOWN
         target = torch.where(known, findings, 0).float()
         terms = F.binary_cross_entropy_with_logits(logits, target, known.float(), reduction="sum")

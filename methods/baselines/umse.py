@@ -31,6 +31,7 @@ from torch import Tensor, nn
 
 from bench.contract import MethodConfig, Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
+from bench.data.layout import Packing
 from bench.data.vocabulary import ICU_HORIZON_HOURS, Cxr, Task
 from bench.errors import UserError, nearest
 from methods.base import Method
@@ -39,7 +40,6 @@ from methods.encoders import (
     ImageEncoder,
     encode_valid,
     mean_of_valid,
-    scatter_valid,
     shrink,
 )
 
@@ -154,11 +154,11 @@ class Observations:
 
 def newest_observations(batch: Batch, n_max: int) -> Observations:
     """The newest charted values, at most n_max a sample; imputed ones are no elements."""
-    n_samples, _, n_variables = batch.ehr_values.shape
+    n_variables = batch.ehr_values.shape[-1]
     charted = batch.ehr_observed & batch.ehr_valid[..., None]
     never = float("-inf")
     hour = torch.where(charted, batch.ehr_hours[..., None], never).flatten(1)
-    n = min(n_max, int(charted.sum(dim=(1, 2)).max())) if n_samples else 0
+    n = min(n_max, max(batch.layout.n_observed, default=0))
     newest = hour.argsort(dim=1, descending=True, stable=True)[:, :n]
     hour = hour.take_along_dim(newest, dim=1)
     return Observations(
@@ -247,9 +247,9 @@ class UnifiedEmbedding(nn.Module):
 
     def of_films(self, batch: Batch, end: Tensor) -> TokenSet:
         """The tokens of every film; those of one film share its time."""
-        if not batch.film_valid.any():
+        if not len(batch.layout.films):
             return TokenSet(end.new_zeros(len(end), 0, self.films.width), batch.film_valid[:, :0])
-        places = encode_valid(self.films, batch.films, batch.film_valid)  # [B, T, places, d]
+        places = encode_valid(self.films, batch.films, batch.layout.films)  # [B, T, places, d]
         time = self._time(batch.film_hours - end)
         tokens = places + (time + self.types.weight[-1])[:, :, None]
         valid = batch.film_valid.repeat_interleave(places.shape[2], dim=1)
@@ -438,10 +438,11 @@ class Umse(Method[UmseConfig]):
         modalities = self.modalities(batch)
         cls = self.attention(modalities)
         read = self._read(modalities)
+        packing = Packing.of(read, self._n_read(batch))
         demographics = batch.demographics[:, None].expand(-1, cls.shape[1], -1)
         # A missing modality's class token enters no batch statistics of the head.
-        logits = scatter_valid(self.readout(cls[read], demographics[read]), read)
-        logits = mean_of_valid(logits, read)
+        rows = self.readout(packing.pack(cls), packing.pack(demographics))
+        logits = mean_of_valid(packing.unpack(rows), read)
         n_outputs = self.spec.n_outputs
         return Output(logits.unflatten(-1, (n_outputs, -1)) if n_outputs > 1 else logits)
 
@@ -458,3 +459,14 @@ class Umse(Method[UmseConfig]):
             return torch.ones_like(available[:, :1])
         available[:, 0] |= ~available.any(dim=1)
         return available
+
+    def _n_read(self, batch: Batch) -> int:
+        """How often `_read` is True, counted by the host."""
+        if self.config.readout == "anchor":
+            return len(batch)
+        n_observed, n_films = batch.layout.n_observed, batch.layout.n_films
+        n_modalities = [
+            (n_values > 0 and self.spec.ehr) + (n > 0)
+            for n_values, n in zip(n_observed, n_films, strict=True)
+        ]
+        return sum(max(n, 1) for n in n_modalities)

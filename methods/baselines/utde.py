@@ -442,6 +442,6 @@ class Utde(Method[UtdeConfig]):
                 row_place / ICU_HORIZON_HOURS,
             )
         )
-        features = encode_valid(self.films, batch.films, batch.film_valid)
+        features = encode_valid(self.films, batch.films, batch.layout.films)
         E_cxr = self.film_grid(grid, film_times, features, batch.film_valid[..., None])
         return E_cxr, self.ehr(grid, row_times, row_place, batch)

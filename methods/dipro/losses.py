@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.data.layout import Packing
 from bench.objective import progression_loss
 from methods.dipro.pae import reversed_labels
 
@@ -19,18 +20,17 @@ def orthogonality(S: Tensor, D: Tensor) -> Tensor:
     return F.cosine_similarity(S.float(), D.float(), dim=-1).square().mean()
 
 
-def temporal_consistency(S: Tensor, pair_valid: Tensor) -> Tensor:
+def temporal_consistency(S: Tensor, neighbours: Packing) -> Tensor:
     """L_temp = mean over neighbouring valid pairs, r and features of (S_i^r - S_{i+1}^r)^2.
 
     Args:
         S: float [B, P, R, d]
-        pair_valid: bool [B, P]
+        neighbours: pairs whose next one is valid, too, through [B, P - 1]
 
     Returns:
         0 if no sample has two pairs.
     """
-    neighbours = pair_valid[:, :-1] & pair_valid[:, 1:]
-    change = (S[:, :-1] - S[:, 1:]).float()[neighbours]
+    change = neighbours.pack((S[:, :-1] - S[:, 1:]).float())
     return change.square().sum() / max(change.numel(), 1)
 
 

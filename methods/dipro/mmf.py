@@ -21,7 +21,7 @@ from bench.contract import TaskSpec
 from bench.data.batch import Batch
 from methods.attention import Attention, EncoderLayer
 from methods.dipro.config import DiProConfig
-from methods.encoders import EhrEncoder, scatter_valid
+from methods.encoders import EhrEncoder
 
 Maps = dict[str, Tensor]
 """Attention maps by name."""
@@ -46,9 +46,11 @@ class Intervals:
     @classmethod
     def of(cls, batch: Batch) -> Intervals:
         """The intervals of a batch's valid pairs."""
-        sample = batch.pair_valid.nonzero()[:, 0]
-        start, end = batch.pair_hours[batch.pair_valid].split(1, dim=-1)
-        return cls(sample, start, end, batch.ehr_hours[sample], batch.ehr_valid[sample])
+        pairs = batch.layout.pairs
+        sample = pairs.index // max(pairs.shape[1], 1)
+        start, end = pairs.pack(batch.pair_hours).split(1, dim=-1)
+        hours, valid = (x.index_select(0, sample) for x in (batch.ehr_hours, batch.ehr_valid))
+        return cls(sample, start, end, hours, valid)
 
     @property
     def inside(self) -> Tensor:
@@ -82,12 +84,12 @@ class IntervalAttention(nn.Module):
             E_global: float [B, L, d]
             intervals: N of them
         """
-        T, E = self.f_te(intervals.times), E_global[intervals.sample]
+        T, E = self.f_te(intervals.times), E_global.index_select(0, intervals.sample)
         return self.attention(T, E, E, intervals.inside, intervals.nearness)
 
     def weights(self, E_global: Tensor, intervals: Intervals) -> Tensor:
         """Attention to each hour, mean over heads and over querying hours: float [N, L]."""
-        T, E = self.f_te(intervals.times), E_global[intervals.sample]
+        T, E = self.f_te(intervals.times), E_global.index_select(0, intervals.sample)
         weights = self.attention.weights(T, E, intervals.inside, intervals.nearness)
         queries = intervals.hour_valid[..., None]
         return (weights * queries).sum(dim=1) / queries.sum(dim=1).clamp_min(1)
@@ -188,12 +190,12 @@ class MultiscaleFusion(nn.Module):
         maps = {"dynamic": region_map(weights[:, :, n_outputs:], batch)}
         if self.local_fusion is not None and self.local_fusion.interval is not None:
             rows = self.local_fusion.interval.weights(E_global, intervals)
-            maps["interval"] = scatter_valid(rows, batch.pair_valid)
+            maps["interval"] = batch.layout.pairs.unpack(rows)
         return fused, maps
 
     def _sequence(self, D_fuse: Tensor, E_global: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """[class tokens ; D_global ; hours], float [B, C + P R + L, d], and what of it is valid."""
-        D_global, region_valid = region_tokens(D_fuse, batch.pair_valid)
+        D_global, region_valid = region_tokens(D_fuse, batch)
         cls = self.cls_token.expand(len(batch), -1, -1)
         tokens, valid = [cls, D_global], [valid_everywhere(cls), region_valid]
         if self.hour_tokens:
@@ -246,7 +248,7 @@ class StaticFusion(nn.Module):
         """
         tokens, valid = [], []
         if S is not None:
-            S_global, region_valid = region_tokens(S, batch.pair_valid)
+            S_global, region_valid = region_tokens(S, batch)
             tokens, valid = [S_global], [region_valid]
         if self.demographic_encoder is not None:
             demographics = self.demographic_encoder(batch.demographics)[:, None]
@@ -258,18 +260,14 @@ class StaticFusion(nn.Module):
         return self.norm(cls + self.attention(cls, keys, keys, key_valid)), maps
 
 
-def region_tokens(rows: Tensor, pair_valid: Tensor) -> tuple[Tensor, Tensor]:
-    """Lay out the pairs' region features as one sequence per sample.
-
-    Args:
-        rows: float [N, R, d]
-        pair_valid: bool [B, P], N times True
+def region_tokens(rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Lay out the pairs' region features, float [N, R, d], as one sequence per sample.
 
     Returns:
         float [B, P R, d] and its mask, bool [B, P R].
     """
-    tokens = scatter_valid(rows, pair_valid).flatten(1, 2)
-    return tokens, pair_valid.repeat_interleave(rows.shape[1], dim=1)
+    tokens = batch.layout.pairs.unpack(rows).flatten(1, 2)
+    return tokens, batch.pair_valid.repeat_interleave(rows.shape[1], dim=1)
 
 
 def region_map(weights: Tensor, batch: Batch) -> Tensor:

@@ -21,7 +21,7 @@ from methods.dipro.config import ABLATIONS, RECIPE, DiProConfig, configure
 from methods.dipro.mmf import MultiscaleFusion, StaticFusion
 from methods.dipro.pae import RegionHeads, reversed_pair
 from methods.dipro.std import Disentanglement, film_pairs
-from methods.encoders import Encoder, ImageEncoder, encode_valid, scatter_valid
+from methods.encoders import Encoder, ImageEncoder, encode_valid
 from methods.heads import TaskHeads
 
 
@@ -93,9 +93,8 @@ class DiPro(Method[DiProConfig]):
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits, the terms of STD and PAE, and on request the maps of `methods.dipro.mmf`."""
-        crop_valid = batch.film_valid[..., None].expand_as(batch.region_present)
-        F = encode_valid(self.regions, batch.regions, crop_valid)  # [B, T, R, d]
-        pair = film_pairs(F, batch.pair_valid)  # [N, R, 2d]
+        F = encode_valid(self.regions, batch.regions, batch.layout.films)  # [B, T, R, d]
+        pair = film_pairs(F, batch.layout.pairs)  # [N, R, 2d]
         S, D = self.std(pair)  # [N, R, d] each
         cls, maps = self.fusion(D, batch, with_attention)  # [B, C, d]
         if self.static_fusion is not None:
@@ -111,14 +110,14 @@ class DiPro(Method[DiProConfig]):
         if S is not None:
             terms["orth"] = losses.orthogonality(S, D)
             terms["temp"] = losses.temporal_consistency(
-                scatter_valid(S, batch.pair_valid), batch.pair_valid
+                batch.layout.pairs.unpack(S), batch.layout.neighbours
             )
         if self.region_heads is not None:
             S_reversed, D_reversed = self.std(reversed_pair(pair, self.config.reversal))
             terms["pae_dynamic"] = losses.dynamic_progression(
                 self.region_heads(D),
                 self.region_heads(D_reversed),
-                batch.targets.region_progression[batch.pair_valid],
+                batch.layout.pairs.pack(batch.targets.region_progression),
                 self.class_weights,
             )
             if S is not None:

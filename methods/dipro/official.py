@@ -106,13 +106,13 @@ class OfficialDiPro(nn.Module):
         model = self.dipro
         blind = _without_masks(batch)
         F_ = self._features(torch.where(_per_film(batch.film_valid), images, self.pad_images))
-        S, D = model.std(film_pairs(F_, blind.pair_valid))
+        S, D = model.std(film_pairs(F_, blind.layout.pairs))
         assert S is not None
         E_global, _ = _encoder(model)(batch.ehr_values, batch.ehr_valid)
         fusion = model.fusion
         assert fusion.local_fusion is not None and fusion.global_fusion is not None
         D_fuse = fusion.local_fusion(D, E_global, Intervals.of(blind))
-        D_global, everywhere = region_tokens(D_fuse, blind.pair_valid)
+        D_global, everywhere = region_tokens(D_fuse, blind)
         H = fusion.global_fusion(E_global, D_global, everywhere)
         cls = fusion.cls_token.expand(len(batch), -1, -1)
         real_pair = batch.pair_valid.repeat_interleave(D.shape[1], dim=1)

@@ -13,18 +13,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bench.data.layout import Packing
 
-def film_pairs(F: Tensor, pair_valid: Tensor) -> Tensor:
+
+def film_pairs(F: Tensor, pairs: Packing) -> Tensor:
     """Return [F_i ; F_{i+1}] of the valid pairs.
 
     Args:
         F: float [B, T, R, d]
-        pair_valid: bool [B, T - 1], N times True
+        pairs: the N valid ones, through [B, T - 1]
 
     Returns:
         float [N, R, 2d]
     """
-    return torch.cat([F[:, :-1], F[:, 1:]], dim=-1)[pair_valid]
+    return pairs.pack(torch.cat([F[:, :-1], F[:, 1:]], dim=-1))
 
 
 class PairProjection(nn.Sequential):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bench.contract import Output, Preset, TaskSpec
 from bench.contract_checks import padded, with_films_exchanged
 from bench.data.batch import Batch
+from bench.data.layout import Packing
 from bench.data.vocabulary import DISEASES, NOT_MENTIONED, REGIONS, Cxr, Progression, Task
 from bench.errors import UserError
 from bench.objective import task_loss
@@ -369,7 +370,7 @@ class TestAblations:
 class TestDisentanglement:
     def test_pairs_are_neighbours(self) -> None:
         F = torch.arange(3.0).view(1, 3, 1, 1).expand(2, 3, 10, 4)
-        pair = film_pairs(F, torch.tensor([[True, True], [True, False]]))
+        pair = film_pairs(F, Packing.of(torch.tensor([[True, True], [True, False]])))
         assert pair.shape == (3, 10, 8)
         assert pair[:, 0, 0].tolist() == [0, 1, 0]
         assert pair[:, 0, -1].tolist() == [1, 2, 1]
@@ -384,9 +385,10 @@ class TestDisentanglement:
 
     def test_temporal_consistency_is_a_mean_over_valid_neighbours(self) -> None:
         S = torch.tensor([0.0, 1.0, 4.0]).view(1, 3, 1, 1).expand(2, 3, 10, 8)
-        valid = torch.tensor([[True, True, True], [True, True, False]])
-        assert losses.temporal_consistency(S, valid) == pytest.approx((1 + 9 + 1) / 3)
-        assert losses.temporal_consistency(S[:, :1], valid[:, :1]) == 0
+        neighbours = torch.tensor([[True, True], [True, False]])
+        mean = losses.temporal_consistency(S, Packing.of(neighbours))
+        assert mean == pytest.approx((1 + 9 + 1) / 3)
+        assert losses.temporal_consistency(S[:, :1], Packing.of(neighbours[:, :0])) == 0
 
     def test_temporal_term_is_zero_for_two_films(self) -> None:
         dipro = built(Task.DISEASE_PROGRESSION)
@@ -403,7 +405,7 @@ class TestReversal:
     def test_forward_of_swapped_films_is_reversed(self) -> None:
         std = Disentanglement(8, 0.1, static=True).eval()
         F = torch.randn(2, 2, 10, 8)
-        valid = torch.ones(2, 1, dtype=torch.bool)
+        valid = Packing.of(torch.ones(2, 1, dtype=torch.bool))
         S, D = std(reversed_pair(film_pairs(F, valid)))
         S_swapped, D_swapped = std(film_pairs(F.flip(1), valid))
         assert torch.equal(S, S_swapped)
@@ -423,7 +425,7 @@ class TestReversal:
     def test_identical_films_look_the_same_backwards(self) -> None:
         dipro = built(Task.MORTALITY)
         F = torch.randn(2, 1, 10, 16).expand(-1, 2, -1, -1)
-        pair = film_pairs(F, torch.ones(2, 1, dtype=torch.bool))
+        pair = film_pairs(F, Packing.of(torch.ones(2, 1, dtype=torch.bool)))
         for forward, backward in zip(dipro.std(pair), dipro.std(reversed_pair(pair)), strict=True):
             assert torch.equal(forward, backward)
 

@@ -11,6 +11,7 @@ import torchvision
 from torch import nn
 
 from bench.contract import TaskSpec
+from bench.data.layout import Packing
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
 from methods.attention import Attention, EncoderLayer
@@ -20,7 +21,6 @@ from methods.encoders import (
     ImageEncoder,
     SinusoidalPositions,
     encode_valid,
-    scatter_valid,
     shrink,
 )
 from methods.heads import TaskHeads
@@ -144,7 +144,7 @@ class TestEncodeValid:
     def test_scatters_back(self) -> None:
         encoder = ImageEncoder("small", "none").eval()
         pixels, valid = images(2, 3), torch.tensor([[True, False, True], [True, False, False]])
-        features = encode_valid(encoder, pixels, valid)
+        features = encode_valid(encoder, pixels, Packing.of(valid))
         assert features.shape == (2, 3, encoder.width)
         assert not features[~valid].any()
         torch.testing.assert_close(features[valid], encoder(pixels[valid]))
@@ -153,14 +153,15 @@ class TestEncodeValid:
         torch.manual_seed(0)
         padded, bare = ImageEncoder("small", "none"), ImageEncoder("small", "none")
         bare.load_state_dict(padded.state_dict())
-        encode_valid(padded, images(3), torch.tensor([True, True, False]))
+        encode_valid(padded, images(3), Packing.of(torch.tensor([True, True, False])))
         bare(images(3)[:2])
         for (name, seen), expected in zip(padded.named_buffers(), bare.buffers(), strict=True):
             torch.testing.assert_close(seen, expected, msg=name)
 
     def test_nothing_valid(self) -> None:
         encoder = ImageEncoder("small", "none")
-        features = encode_valid(encoder, images(2, 2), torch.zeros(2, 2, dtype=torch.bool))
+        nothing = Packing.of(torch.zeros(2, 2, dtype=torch.bool))
+        features = encode_valid(encoder, images(2, 2), nothing)
         head = nn.Linear(encoder.width, 1)
         head(features).sum().backward()
         assert features.shape == (2, 2, encoder.width)
@@ -170,16 +171,18 @@ class TestEncodeValid:
     def test_one_image_in_training(self) -> None:
         # At 16 px the last map is 1 x 1: its BatchNorm sees a single value per channel.
         encoder = ImageEncoder("small", "none").train()
-        features = encode_valid(encoder, images(1, size=16), torch.tensor([True]))
+        features = encode_valid(encoder, images(1, size=16), Packing.of(torch.tensor([True])))
         features.sum().backward()
         assert torch.isfinite(features).all()
         assert all(torch.isfinite(p.grad).all() for p in encoder.parameters())
         assert all(module.training for module in encoder.modules())
 
-    def test_scatter_is_the_inverse_of_masking(self) -> None:
-        valid = torch.tensor([[True, False], [False, True]])
-        rows = torch.randn(2, 5)
-        assert torch.equal(scatter_valid(rows, valid)[valid], rows)
+    def test_several_images_of_a_valid_place(self) -> None:
+        encoder = ImageEncoder("small", "none").eval()
+        pixels, valid = images(2, 2, 3), torch.tensor([[True, False], [True, True]])
+        features = encode_valid(encoder, pixels, Packing.of(valid))
+        one_by_one = encode_valid(encoder, pixels, Packing.of(valid[..., None].expand(2, 2, 3)))
+        assert torch.equal(features, one_by_one)
 
 
 class TestAttention:
