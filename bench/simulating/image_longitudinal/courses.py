@@ -41,7 +41,7 @@ from bench.simulating.course import (
     process_of,
 )
 from bench.simulating.image_longitudinal.association import (
-    EBE_SHARES,
+    EBE_RETEST,
     ceiling,
     noise_variance,
     noisy_copy,
@@ -101,7 +101,7 @@ class AssociatedCourses:
                 "association": {
                     "v": v,
                     "r2": ceiling(v),
-                    "r2_ebe": [share * ceiling(v) for share in EBE_SHARES],
+                    "r2_ebe": [share * ceiling(v) for share in EBE_RETEST],
                 }
             },
         )

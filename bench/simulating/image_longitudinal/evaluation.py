@@ -29,6 +29,7 @@ class Evaluation:
     estimates: by source, float64 [N, 3]; `EBE` is what `image` is judged by
     series_mse, nll: by source, float64 [N], on a second reading of each subject's series
     ebe_shares: float64 [3]; share of the variance of the true effects that the EBE explain
+    retest: float64 [3]; correlation of the EBE of the two readings
     explained: float64 [3]; R² of `image` against the EBE; explained_se: by bootstrap
     """
 
@@ -37,13 +38,18 @@ class Evaluation:
     series_mse: dict[str, np.ndarray]
     nll: dict[str, np.ndarray]
     ebe_shares: np.ndarray
+    retest: np.ndarray
     explained: np.ndarray
     explained_se: np.ndarray
 
     @property
     def ceilings(self) -> np.ndarray:
-        """R² that no image model exceeds against the EBE, [3]: shrinkage times 1 / (1 + v)."""
-        return self.ebe_shares * ceiling(self.v)
+        """R² that no image model exceeds against the EBE, [3].
+
+        A function of eta explains at most the share of an estimate's variance that is no residual
+        noise, and a function of z at most 1 / (1 + v) of that (Gebelein's inequality).
+        """
+        return self.retest * ceiling(self.v)
 
 
 def evaluate(
@@ -77,10 +83,16 @@ def evaluate(
             k: ((model.predict(eta) - again) ** 2).mean(axis=-1) for k, eta in estimates.items()
         },
         nll={k: model.conditional_nll(again, eta) for k, eta in estimates.items()},
-        ebe_shares=np.array([np.corrcoef(ebe[:, k], truth[:, k])[0, 1] ** 2 for k in range(3)]),
+        ebe_shares=_correlations(ebe, truth) ** 2,
+        retest=_correlations(ebe, model.ebe(again)),
         explained=explained,
         explained_se=se,
     )
+
+
+def _correlations(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Of columns [N, K], [K]."""
+    return np.array([np.corrcoef(a, b)[0, 1] for a, b in zip(x.T, y.T, strict=True)])
 
 
 def r_squared(
@@ -119,6 +131,7 @@ def ceiling_table(evaluation: Evaluation, names: tuple[str, ...]) -> pd.DataFram
             "standard error": evaluation.explained_se,
             "ceiling 1/(1+v)": ceiling(evaluation.v),
             "EBE explain of truth": evaluation.ebe_shares,
+            "retest of EBE": evaluation.retest,
             "ceiling against EBE": evaluation.ceilings,
             "R² / ceiling": evaluation.explained / evaluation.ceilings,
         }

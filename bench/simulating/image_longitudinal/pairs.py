@@ -91,7 +91,8 @@ class ProceduralShow:
 def _procedural_film(z: np.ndarray, seed: int, subject: int) -> np.ndarray:
     severity = np.zeros((1, len(FILM_SEVERITIES)), dtype=np.float32)
     severity[0, [FILM_SEVERITIES.index(name) for name in SHOWN_AS]] = 0.5 * np.exp(0.6 * z)
-    person: dict[Hashable, Any] = {**draw_subject(stream(seed, Tag.ASSOCIATION, subject, 5))}
+    drawn = draw_subject(stream(seed, Tag.ASSOCIATION, subject, 5))
+    person = dict[Hashable, Any](drawn.items())
     sitter = Sitter(seed, subject, person, severity, np.zeros(1, dtype=bool))
     return ProceduralPainter(FILM_SIZE).paint(sitter)[0].image
 

@@ -13,6 +13,7 @@ from bench.simulating.image_longitudinal.evaluation import (
     r_squared,
     table,
 )
+from bench.simulating.image_longitudinal.image_model import fit_image_model, predict
 from bench.simulating.image_longitudinal.nlme import PARAMETERS, Nlme
 from bench.simulating.image_longitudinal.pairs import (
     ProceduralShow,
@@ -56,7 +57,7 @@ def test_the_truth_explains_the_series_best_and_chance_worst(plain: Evaluation):
 
 def test_a_film_that_shows_everything_nearly_reaches_the_ceiling(plain: Evaluation):
     assert (plain.ceilings < 1).all()
-    assert (plain.explained > 0.5 * plain.ceilings).all()
+    assert (plain.explained > 0.8 * plain.ceilings).all()
     assert (plain.explained < plain.ceilings + 3 * plain.explained_se).all()
 
 
@@ -65,6 +66,16 @@ def test_with_much_noise_no_image_model_explains_more_than_the_ceiling(parted: E
     assert (parted.explained < 0.02 + 3 * parted.explained_se).all()
     # It hardly tells of anything, so it is no better than the population's values.
     assert parted.nll["image"].mean() > parted.nll["EBE"].mean()
+
+
+def test_films_that_tell_nothing_give_the_mean_or_hardly_more():
+    rng = np.random.default_rng(3)
+    films = rng.integers(0, 256, (200, 32, 32)).astype(np.uint8)
+    targets = rng.normal(5, 0.1, (200, 3))
+    network = fit_image_model(films, targets, n_epochs=5)
+    said = predict(network, rng.integers(0, 256, (200, 32, 32)).astype(np.uint8))
+    # The mean of the 170 that teach is missed by 0.01, their spread is 0.1.
+    assert np.abs(said - 5).mean() < 0.05
 
 
 def test_the_tables_have_a_row_a_source_and_a_row_an_effect(plain: Evaluation):

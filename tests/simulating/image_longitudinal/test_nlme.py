@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
-from bench.simulating.image_longitudinal.association import EBE_SHARES
+from bench.simulating.image_longitudinal.association import EBE_RETEST, EBE_SHARES
 from bench.simulating.image_longitudinal.fitting import (
     as_logs,
     curvature,
@@ -90,11 +90,13 @@ def test_a_quiet_series_gives_its_effects_away():
     assert (explained[:2] > 0.95).all()
 
 
-def test_estimates_shrink_as_much_as_it_is_said():
+def test_estimates_shrink_and_repeat_as_much_as_it_is_said():
     eta, y = subjects(300, MODEL, seed=4)
-    found = MODEL.ebe(y)
+    found, again = MODEL.ebe(y), MODEL.ebe(MODEL.simulate(eta, np.random.default_rng(5)))
     shares = [np.corrcoef(found[:, k], eta[:, k])[0, 1] ** 2 for k in range(3)]
+    retest = [np.corrcoef(found[:, k], again[:, k])[0, 1] for k in range(3)]
     np.testing.assert_allclose(shares, EBE_SHARES, atol=0.12)
+    np.testing.assert_allclose(retest, EBE_RETEST, atol=0.06)
 
 
 def test_the_conditional_likelihood_is_a_normal_one():
