@@ -49,9 +49,7 @@ def prepared(samples: Samples) -> Callable[[np.ndarray], Batch]:
 
     def batch(positions: np.ndarray) -> Batch:
         with _disable_current_modes():
-            gathered = gather(positions)
-            assert len(gathered.layout.n_films) == len(positions)
-            return gathered
+            return gather(positions).to(CPU)
 
     return batch
 

@@ -7,7 +7,8 @@ out. A `Batch` brings the places along instead, so a training step never has to 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -56,48 +57,69 @@ class Packing:
 
 @dataclass(frozen=True)
 class Layout:
-    """What of a batch is there; B samples, T films, P pairs, R regions.
+    """What of a batch is there, by its masks; each part is found when it is first asked for.
 
-    films: the valid films, through [B, T]
-    images: of each valid film the regions that it shows, then itself, through [B, T, R + 1]
-    pairs: the valid pairs, through [B, P]
-    neighbours: valid pairs whose next one is valid, too, through [B, P - 1]
-    n_films: valid films of each sample
-    n_observed: charted EHR values of each sample
+    B samples, T films, P pairs, R regions. On a GPU the host waits while a part is found, so `to`
+    finds all of them before.
     """
 
-    films: Packing
-    images: Packing
-    pairs: Packing
-    neighbours: Packing
-    n_films: tuple[int, ...]
-    n_observed: tuple[int, ...]
+    film_valid: Tensor
+    pair_valid: Tensor
+    region_present: Tensor
+    ehr_observed: Tensor
+    ehr_valid: Tensor
 
     @classmethod
     def of(cls, batch: Batch) -> Layout:
-        """Read a batch's masks; on a GPU the host waits for them."""
-        film = batch.film_valid[..., None]
-        pair = batch.pair_valid
-        observed = batch.ehr_observed & batch.ehr_valid[..., None]
+        """Of a batch's masks."""
         return cls(
-            films=Packing.of(batch.film_valid),
-            images=Packing.of(torch.cat([batch.region_present & film, film], dim=-1)),
-            pairs=Packing.of(pair),
-            neighbours=Packing.of(pair[:, :-1] & pair[:, 1:]),
-            n_films=tuple(batch.film_valid.sum(dim=1).tolist()),
-            n_observed=tuple(observed.sum(dim=(1, 2)).tolist()),
+            batch.film_valid,
+            batch.pair_valid,
+            batch.region_present,
+            batch.ehr_observed,
+            batch.ehr_valid,
         )
 
+    @cached_property
+    def films(self) -> Packing:
+        """The valid films, through [B, T]."""
+        return Packing.of(self.film_valid)
+
+    @cached_property
+    def images(self) -> Packing:
+        """Of each valid film the regions that it shows, then itself, through [B, T, R + 1]."""
+        film = self.film_valid[..., None]
+        return Packing.of(torch.cat([self.region_present & film, film], dim=-1))
+
+    @cached_property
+    def pairs(self) -> Packing:
+        """The valid pairs, through [B, P]."""
+        return Packing.of(self.pair_valid)
+
+    @cached_property
+    def neighbours(self) -> Packing:
+        """Valid pairs whose next one is valid, too, through [B, P - 1]."""
+        return Packing.of(self.pair_valid[:, :-1] & self.pair_valid[:, 1:])
+
+    @cached_property
+    def n_films(self) -> tuple[int, ...]:
+        """Valid films of each sample."""
+        return tuple(self.film_valid.sum(dim=1).tolist())
+
+    @cached_property
+    def n_observed(self) -> tuple[int, ...]:
+        """Charted EHR values of each sample."""
+        observed = self.ehr_observed & self.ehr_valid[..., None]
+        return tuple(observed.sum(dim=(1, 2)).tolist())
+
     def to(self, device: torch.device | str) -> Layout:
-        """Move the indices; numbers stay with the host."""
-        return Layout(
-            films=self.films.to(device),
-            images=self.images.to(device),
-            pairs=self.pairs.to(device),
-            neighbours=self.neighbours.to(device),
-            n_films=self.n_films,
-            n_observed=self.n_observed,
-        )
+        """Move the indices; masks and numbers stay where they are."""
+        there = replace(self)
+        for name in ("films", "images", "pairs", "neighbours"):
+            vars(there)[name] = getattr(self, name).to(device)
+        for name in ("n_films", "n_observed"):
+            vars(there)[name] = getattr(self, name)
+        return there
 
 
 def moved(values: Tensor, device: torch.device | str) -> Tensor:
