@@ -11,6 +11,7 @@ from bench import contract_checks as checks
 from bench.config import RunConfig
 from bench.contract_checks import CHECKS, Case, settings
 from bench.data.cohort import Cohort
+from bench.data.miniature import miniature_cohort
 from bench.errors import run_command
 from bench.registry import METHODS
 from tests.methods import faulty_methods
@@ -22,7 +23,17 @@ TINY = {
 }
 """Overrides that make a method small; its demo configuration otherwise."""
 
+FILM_SIZE = 64
+"""Of films, pixels a side. At 32 the last map but one of a ConvNet for whole films is one pixel, for
+which PyTorch's bf16 convolution on a CPU leaves garbage in the gradient of its weights."""
+
 SETTINGS = [config for method in METHODS for config in settings(method, TINY.get(method, ()))]
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    """A tiny valid cohort on disk."""
+    return miniature_cohort(tmp_path_factory.mktemp("contract") / "cohort", film_size=FILM_SIZE)
 
 
 def faults(config: RunConfig, cohort: Cohort) -> dict[str, str]:
