@@ -24,8 +24,8 @@ TINY = {
 """Overrides that make a method small; its demo configuration otherwise."""
 
 FILM_SIZE = 64
-"""Of films, pixels a side. At 32 the last map but one of a ConvNet for whole films is one pixel, for
-which PyTorch's bf16 convolution on a CPU leaves garbage in the gradient of its weights."""
+"""Of films, pixels a side. At 32 the last map but one of a ConvNet for whole films is one pixel:
+PyTorch's bf16 convolution on a CPU then leaves garbage in the gradient of its weights."""
 
 SETTINGS = [config for method in METHODS for config in settings(method, TINY.get(method, ()))]
 
