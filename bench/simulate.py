@@ -10,6 +10,7 @@ python -m bench.simulate evaluate data/raw/small-image-longitudinal           it
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -116,17 +117,24 @@ def oracle_parser() -> Parser:
 
 
 def _share(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value <= 1:
-        raise ValueError
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
     return value
 
 
 def _multiplier(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < float("inf"):
-        raise ValueError
+    value = _number(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
     return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
