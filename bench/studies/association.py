@@ -1,6 +1,6 @@
 """Do methods fall as films tell less of the rest? Engine image-longitudinal, five associations.
 
-    python -m bench.studies.association          (about two hours on two cores)
+    python -m bench.studies.association
 
 A cohort for each R² = 1, .5, .1, .053, .02: what films show explains at most so much of the
 variance of anything that EHR, outcomes and reports are made of (arXiv 2410.16177, v = 0, 1, 9, 18,

@@ -1,6 +1,6 @@
 """Does DiPro see what PIE changes? Pairs (x_0, x_n) of PIE's stages, forwards and backwards.
 
-    python -m bench.studies.pie_stress            (demo preset; some minutes, plus PIE's training)
+    python -m bench.studies.pie_stress            (demo preset; trains PIE first)
 
 The first film of test pairs is edited towards the worst edema or effusion (PIE, arXiv 2309.11745).
 Shown as (x_0, x_n), the probability of 'worsened' must rise with the stage n; shown as (x_n, x_0),

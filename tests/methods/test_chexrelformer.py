@@ -15,8 +15,6 @@ from bench.contract import Preset, TaskSpec
 from bench.contract_checks import (
     Case,
     check_learning,
-    difference,
-    padded,
     with_films_exchanged,
     without_dropout,
 )
@@ -35,6 +33,7 @@ from methods.baselines.chexrelformer import (
     coarse_to_fine,
     resize,
 )
+from tests.methods.learning import assert_padding_is_not_learned
 from tests.methods.random_batches import random_batch, take, without_ehr_of
 
 EVERY_TASK = pytest.mark.parametrize("task", list(Task))
@@ -223,12 +222,8 @@ class TestPairs:
 
     @EVERY_TASK
     def test_padding_in_training(self, task: Task) -> None:
-        batch = films_of(task)
         one, other = (without_dropout(build(task)) for _ in range(2))
-        seen = one(padded(batch, n_films=3)).logits
-        assert difference("logits", seen, other(batch).logits) is None
-        for (name, value), expected in zip(one.named_buffers(), other.buffers(), strict=True):
-            assert difference(name, value, expected) is None
+        assert_padding_is_not_learned(one, other, films_of(task))
 
     def test_no_pair_at_all(self) -> None:
         batch = films_of(Task.MORTALITY)

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench.config import Request, resolve
 from bench.contract import Preset, TaskSpec
-from bench.contract_checks import Case, check_learning, difference, padded, without_dropout
+from bench.contract_checks import Case, check_learning, without_dropout
 from bench.data.batch import Batch
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import REGIONS, Cxr, Task
@@ -29,6 +29,7 @@ from methods.baselines.chexrelnet import (
     pair_edges,
 )
 from methods.encoders import ImageEncoder
+from tests.methods.learning import assert_padding_is_not_learned
 from tests.methods.random_batches import random_batch, take, without_ehr_of
 
 EVERY_TASK = pytest.mark.parametrize("task", list(Task))
@@ -280,12 +281,8 @@ class TestFilms:
 
     @EVERY_TASK
     def test_padding_in_training(self, task: Task) -> None:
-        batch = films_of(task)
         one, other = (without_dropout(build(task)) for _ in range(2))
-        seen = one(padded(batch, n_films=3)).logits
-        assert difference("logits", seen, other(batch).logits) is None
-        for (name, value), expected in zip(one.named_buffers(), other.buffers(), strict=True):
-            assert difference(name, value, expected) is None
+        assert_padding_is_not_learned(one, other, films_of(task))
 
     @EVERY_TASK
     def test_batch_position_does_not_matter(self, task: Task) -> None:

@@ -23,6 +23,7 @@ from methods.baselines.medfuse import (
     last_state,
     valid_first,
 )
+from tests.methods.learning import learn
 from tests.methods.random_batches import random_batch, without_ehr_of
 
 EVERY_TASK = pytest.mark.parametrize("task", list(Task))
@@ -274,15 +275,8 @@ class TestPlantedTruth:
 
     def learn(self, batch: Batch, labels: Tensor, n_steps: int) -> float:
         """Train on one batch; return the last mean loss."""
-        method = build(config=replace(TINY, hidden=32, dropout=0.0)).train()
-        optimizer = torch.optim.Adam(method.parameters(), lr=3e-3)
-        for _ in range(n_steps):
-            logits = method(batch).logits[:, 0]
-            loss = nn.functional.binary_cross_entropy_with_logits(logits, labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        return loss.item()
+        method = build(config=replace(TINY, hidden=32, dropout=0.0))
+        return learn(method, batch, labels, 3e-3, n_steps)
 
     def batch(self) -> tuple[Batch, Tensor]:
         """Sixteen stays with 24 uneventful hours and two grey films; half are to be told apart."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +45,7 @@ def test_icu_logits_depend_on_the_real_films(name: str, cxr: Cxr, films: Cohort)
     batch = real_batch(films, Task.MORTALITY, cxr, name)
     logits = model(batch).logits
     assert logits.shape == (1, 1) and torch.isfinite(logits).all()
-    blank = Batch(**{
-        **vars(batch),
-        "films": torch.zeros_like(batch.films),
-        "regions": torch.zeros_like(batch.regions),
-    })  # fmt: skip
+    blank = replace(
+        batch, films=torch.zeros_like(batch.films), regions=torch.zeros_like(batch.regions)
+    )
     assert not torch.equal(model(blank).logits, logits)

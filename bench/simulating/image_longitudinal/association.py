@@ -12,18 +12,13 @@ import numpy as np
 PAPER_VARIANCES: Final = (0, 1, 9, 18, 49)
 """v of the paper: at best 100, 50, 10, 5.3 and 2 % can be explained."""
 
-EBE_SHARES: Final = (0.83, 0.72, 0.60)
-"""Share of the variance of eta that estimates from a series explain, of 3 000 subjects.
-
-Parts of Ka, Imax and IC50 cannot be told from 21 noisy points.
-"""
-
 EBE_RETEST: Final = (0.89, 0.94, 0.88)
 """Correlation of estimates from two series of the same eta, which differ by residual noise alone.
 
 No function of eta explains more of such an estimate, so an image that is judged by estimates meets
-a lower ceiling: this share of 1 / (1 + v). It is above `EBE_SHARES`, since an estimate depends on
-all of eta, and an image that shows all of it can follow.
+a lower ceiling: this share of 1 / (1 + v). It is more than the share of eta that estimates explain
+(.83, .72, .60), since an estimate depends on all of eta and an image that shows all of it can
+follow. The paper's model, 3 000 subjects.
 """
 
 

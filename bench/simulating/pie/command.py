@@ -90,7 +90,7 @@ def _parser(word: str, description: str) -> Parser:
     p.add_argument("--engine-seed", type=int, default=7, metavar="N", help="of the tiny engine")
     p.add_argument(
         "--engines", type=Path, default=Path("data") / "engines", metavar="DIR",
-        help="trained engines; a missing one is trained, which takes some twenty minutes",
+        help="trained engines; a missing one is trained, which takes some 12 minutes of one core",
     )  # fmt: skip
     p.add_argument("--jobs", type=arguments.positive, metavar="N", help="processes (cores)")
     return p

@@ -9,7 +9,7 @@ import pytest
 from scipy.integrate import solve_ivp
 from scipy.stats import norm
 
-from bench.simulating.image_longitudinal.association import EBE_RETEST, EBE_SHARES
+from bench.simulating.image_longitudinal.association import EBE_RETEST
 from bench.simulating.image_longitudinal.fitting import (
     as_logs,
     curvature,
@@ -95,7 +95,7 @@ def test_estimates_shrink_and_repeat_as_much_as_it_is_said():
     found, again = MODEL.ebe(y), MODEL.ebe(MODEL.simulate(eta, np.random.default_rng(5)))
     shares = [np.corrcoef(found[:, k], eta[:, k])[0, 1] ** 2 for k in range(3)]
     retest = [np.corrcoef(found[:, k], again[:, k])[0, 1] for k in range(3)]
-    np.testing.assert_allclose(shares, EBE_SHARES, atol=0.12)
+    np.testing.assert_allclose(shares, (0.83, 0.72, 0.60), atol=0.12)
     np.testing.assert_allclose(retest, EBE_RETEST, atol=0.06)
 
 
