@@ -19,6 +19,7 @@ from bench.simulating.pie.edit import Options
 from bench.simulating.pie.films import FILMS_EACH, draw_films, training_films
 from bench.simulating.pie.findings import level
 from bench.simulating.pie.generators import TinyGenerator
+from bench.simulating.pie.masks import mask_settings
 from bench.simulating.pie.severity import SeverityConfig, SeverityNet, train_severity
 from bench.simulating.population import FILM_SEVERITIES
 from bench.store import write_json
@@ -115,7 +116,8 @@ def _severity(config: EngineConfig, films: Callable[[], Films], cache: Path) -> 
 def _calibration(
     config: EngineConfig, generator: TinyGenerator, net: SeverityNet, jobs: int, cache: Path
 ) -> Calibration:
-    file = cache / f"calibration-{key({'format': FORMAT, **asdict(config)})}.json"
+    decides = {"format": FORMAT, "masks": mask_settings(), **asdict(config)}
+    file = cache / f"calibration-{key(decides)}.json"
     if not file.exists():
         patients = range(config.n_patients, config.n_patients + config.n_calibration)
         images, severities, boxes = draw_films(config.seed, patients, 1, SIZE, jobs)

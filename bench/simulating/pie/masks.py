@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from bench.simulating.boxes import Box, canonical_boxes
 from bench.simulating.pie.findings import regions_of
+from bench.simulating.population import FILM_SEVERITIES
 
 FEATHER: Final = 1 / 32
 """Sd of a mask's soft border, as a share of the film's side (half a latent pixel of sixteen)."""
 
 HEART_ROOM: Final = 1.35
 """A heart may grow by this much."""
+
+
+def mask_settings() -> dict[str, Any]:
+    """All that decides where a finding may be edited, JSON-able."""
+    regions = {finding: regions_of(finding) for finding in FILM_SEVERITIES}
+    return {"regions": regions, "feather": FEATHER, "heart room": HEART_ROOM}
 
 
 def finding_mask(finding: str, boxes: Mapping[str, Box], size: int, side: int) -> np.ndarray:
