@@ -102,7 +102,15 @@ def _add_image_longitudinal(p: Parser) -> None:
         "--perceptual",
         type=Path,
         metavar="FILE",
-        help="of --decoder vae: VGG-16 weights of torchvision for its perceptual loss",
+        help="of --decoder vae and diffusion: VGG-16 weights of torchvision for the autoencoder's "
+        "perceptual loss",
+    )
+    p.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="of --decoder diffusion: a Stable Diffusion 1.x folder whose U-Net was trained on "
+        "this autoencoder's vectors, in place of the tiny model",
     )
 
 
@@ -182,7 +190,7 @@ def _options(arg: argparse.Namespace) -> dict[str, str | float]:
         UserError: it is not for this engine or decoder.
     """
     is_ours = arg.engine is Engine.IMAGE_LONGITUDINAL
-    for name in ("decoder", "association", "perceptual"):
+    for name in ("decoder", "association", "perceptual", "checkpoint"):
         if getattr(arg, name) is not None and not is_ours:
             raise UserError(f"--{name} is for --engine image-longitudinal: give both or none")
     if not is_ours:
@@ -191,11 +199,19 @@ def _options(arg: argparse.Namespace) -> dict[str, str | float]:
         "decoder": str(arg.decoder or Decoder.PROCEDURAL),
         "association": arg.association or 1.0,
     }
-    if arg.perceptual is None:
-        return options
-    if arg.decoder is not Decoder.VAE or not arg.perceptual.is_file():
-        raise UserError(f"--perceptual {arg.perceptual}: name a file, and --decoder vae with it")
-    return options | {"perceptual": str(arg.perceptual.absolute())}
+    if arg.perceptual is not None:
+        if options["decoder"] == Decoder.PROCEDURAL or not arg.perceptual.is_file():
+            raise UserError(
+                f"--perceptual {arg.perceptual}: name a file, and --decoder vae or diffusion"
+            )
+        options["perceptual"] = str(arg.perceptual.absolute())
+    if arg.checkpoint is not None:
+        if arg.decoder is not Decoder.DIFFUSION or not arg.checkpoint.is_dir():
+            raise UserError(
+                f"--checkpoint {arg.checkpoint}: name a folder, and --decoder diffusion"
+            )
+        options["checkpoint"] = str(arg.checkpoint.absolute())
+    return options
 
 
 def _populate(size: Size, settings: Settings, real: Path | None) -> tuple[Population, Identifiers]:

@@ -39,12 +39,12 @@ def painter_of(settings: Settings, jobs: int) -> Painter:
         from bench.simulating.pie.painter import pie_painter
 
         return pie_painter(size, settings.seed, jobs, CACHE, nuisance)
-    if settings.engine is Engine.IMAGE_LONGITUDINAL:
-        decoder = Decoder(settings.options["decoder"])
-        if decoder is not Decoder.PROCEDURAL:
-            from bench.simulating.image_longitudinal.painter import decoding_painter
+    decoder = settings.options.get("decoder", Decoder.PROCEDURAL)
+    if decoder != Decoder.PROCEDURAL:
+        from bench.simulating.image_longitudinal.decoders import Recipe
+        from bench.simulating.image_longitudinal.painter import decoding_painter
 
-            return decoding_painter(size, nuisance, settings.options.get("perceptual"), CACHE, jobs)
+        return decoding_painter(size, nuisance, Recipe.of(settings.options), CACHE, jobs)
     return ProceduralPainter(size, nuisance)
 
 

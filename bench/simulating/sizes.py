@@ -36,6 +36,7 @@ class Decoder(StrEnum):
 
     PROCEDURAL = "procedural"
     VAE = "vae"
+    DIFFUSION = "diffusion"
 
 
 class Signal(StrEnum):

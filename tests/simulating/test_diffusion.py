@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.simulating.diffusion.generator import TinyGenerator, sample
 from bench.simulating.diffusion.model import (
     DiffusionConfig,
     LatentDiffusion,
@@ -75,10 +76,51 @@ def test_the_unconditional_branch_reads_no_condition(trained):
 def test_samples_follow_their_seed_and_condition(trained):
     model, _ = trained
     c = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    first = model.sample(c, seed=3, steps=5)
+
+    def drawn(seeds: list[int], c: Tensor = c) -> Tensor:
+        return sample(
+            TinyGenerator(model), c, latent_shape=model.latent_shape, seeds=seeds, steps=5
+        )
+
+    first = drawn([3, 4])
     assert first.shape == (2, 1, 32, 32) and first.abs().max() <= 1
-    assert torch.equal(first, model.sample(c, seed=3, steps=5))
-    assert not torch.equal(first, model.sample(c, seed=4, steps=5))
+    assert torch.equal(first, drawn([3, 4]))
+    torch.testing.assert_close(first[1:], drawn([4], c[1:]))
+    assert not torch.allclose(first, drawn([4, 3]))
+
+
+class Gaussian:
+    """Latents of prior N(condition, sd²), whose noise is known exactly; films are latents."""
+
+    factor, schedule = 1, Schedule()
+
+    def __init__(self, sd: float) -> None:
+        self.sd = sd
+
+    def encode(self, films: Tensor) -> Tensor:
+        return films
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents
+
+    def noise(self, z: Tensor, t: int, condition: Tensor | None) -> Tensor:
+        mean = torch.zeros(()) if condition is None else condition[:, :, None, None]
+        alpha = self.schedule.alpha_bar(t)
+        variance = alpha * self.sd**2 + 1 - alpha
+        return (1 - alpha) ** 0.5 * (z - alpha**0.5 * mean) / variance
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_samples_of_a_known_prior_have_its_mean_and_spread(guidance: float):
+    condition = torch.tensor([[0.1], [-0.05]])
+    films = sample(
+        Gaussian(0.2), condition, latent_shape=(1, 64, 64), seeds=[1, 2], steps=500,
+        guidance=guidance,
+    )  # fmt: skip
+    # Of a Gaussian, guidance w moves the mean to w times the condition and keeps the spread.
+    wanted = guidance * condition[:, 0]
+    torch.testing.assert_close(films.mean(dim=(1, 2, 3)), wanted, atol=0.01, rtol=0)
+    torch.testing.assert_close(films.std(dim=(1, 2, 3)), torch.full((2,), 0.2), atol=0.01, rtol=0)
 
 
 def test_a_trained_model_comes_from_the_cache(trained):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bench.simulating.diffusion import cache
 from bench.simulating.diffusion.autoencoder import FACTOR, Autoencoder
-from bench.simulating.diffusion.schedule import CLEAN, Schedule
+from bench.simulating.diffusion.schedule import Schedule
 from bench.simulating.diffusion.unet import UNet
 
 FORMAT: Final = 1
@@ -100,22 +100,6 @@ class LatentDiffusion(nn.Module):
         """Predicted noise in z at steps t (int64 [B]); `conditioned` bool [B] as in `UNet`."""
         scaled = (conditions - self.condition_mean) / self.condition_sd
         return self.unet(z, t, scaled, conditioned)
-
-    def sample(
-        self, conditions: Tensor, *, seed: int, guidance: float = 1.0, steps: int = 50
-    ) -> Tensor:
-        """Draw one film per condition [B, C] by DDIM from pure noise, [B, 1, S, S] in [-1, 1]."""
-        n = len(conditions)
-        z = torch.randn(n, *self.latent_shape, generator=torch.Generator().manual_seed(seed))
-        timesteps = self.schedule.timesteps(steps)
-        yes, no = torch.ones(n, dtype=torch.bool), torch.zeros(n, dtype=torch.bool)
-        with torch.inference_mode():
-            for t, to in zip(timesteps, [*timesteps[1:], CLEAN], strict=True):
-                at = torch.full((n,), t)
-                free = self.noise(z, at, conditions, no)
-                noise = free + guidance * (self.noise(z, at, conditions, yes) - free)
-                z = self.schedule.ddim(z, noise, t, to)
-            return self.decode(z).clamp(-1, 1)
 
 
 def to_unit(films: np.ndarray) -> Tensor:

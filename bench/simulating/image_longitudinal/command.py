@@ -10,10 +10,15 @@ from pathlib import Path
 from bench import arguments
 from bench.errors import Parser, UserError
 from bench.simulating.image_longitudinal.association import noise_variance
+from bench.simulating.image_longitudinal.decoders import Recipe
 from bench.simulating.image_longitudinal.evaluation import ceiling_table, evaluate, table
 from bench.simulating.image_longitudinal.nlme import PARAMETERS
-from bench.simulating.image_longitudinal.pairs import ProceduralShow, Show, VaeShow, draw_pairs
-from bench.simulating.image_longitudinal.training import Training
+from bench.simulating.image_longitudinal.pairs import (
+    DecodedShow,
+    ProceduralShow,
+    Show,
+    draw_pairs,
+)
 from bench.simulating.sizes import Decoder, Engine
 from bench.simulating.writing import SETTINGS_FILE
 
@@ -72,5 +77,4 @@ def _settings(raw: Path) -> dict:  # type: ignore[type-arg]
 def _show(options: dict, root: Path, jobs: int) -> Show:  # type: ignore[type-arg]
     if options["decoder"] == Decoder.PROCEDURAL:
         return ProceduralShow(jobs)
-    perceptual = options.get("perceptual")
-    return VaeShow(root, Training(perceptual=None if perceptual is None else Path(perceptual)))
+    return DecodedShow(Recipe.of(options), root)

@@ -9,18 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from bench.simulating.acquisition import ZOOM, View, draw_view, expose
 from bench.simulating.boxes import film_boxes, region_boxes
 from bench.simulating.film import Film
 from bench.simulating.geometry import Geometry, heart
-from bench.simulating.image_longitudinal.training import (
-    Training,
-    conditions_of,
-    trained_vae,
-)
-from bench.simulating.image_longitudinal.vae import ImageVAE
+from bench.simulating.image_longitudinal.decoders import FilmDecoder, Recipe, load_decoder
+from bench.simulating.image_longitudinal.training import conditions_of
 from bench.simulating.painter import Sitter
 from bench.simulating.population import FILM_SEVERITIES
 from bench.simulating.shapes import whole_grid
@@ -32,22 +27,22 @@ class DecodingPainter:
     """Decodes films in a standard exposure, enlarges them and exposes them as others are.
 
     size: pixels a side of the film, whatever the decoder's; nuisance: how much exposures differ
-    training, root: which decoder, and the cache that holds it
+    recipe, root: which decoder, and the cache that holds it
     """
 
     size: int
     nuisance: float
-    training: Training
+    recipe: Recipe
     root: Path
 
     def paint(self, sitter: Sitter) -> list[Film]:
         """One film per row of `sitter.severity`; boxes are a typical patient's."""
-        z = stream(sitter.seed, Tag.ANATOMY, sitter.subject, 1).standard_normal(
-            self.training.config.latent, dtype=np.float32
-        )
-        model = _loaded(self.training, self.root)
+        rng = stream(sitter.seed, Tag.ANATOMY, sitter.subject, 1)
+        z = rng.standard_normal(self.recipe.training.config.latent, dtype=np.float32)
         conditions = conditions_of(sitter.severity, sitter.ventilated)
-        grey = decoded(model, torch.from_numpy(z).expand(len(conditions), -1), conditions)
+        n, seed = len(conditions), int(rng.integers(2**62))
+        decode = _loaded(self.recipe, self.root)
+        grey = decode(torch.from_numpy(z).expand(n, -1), conditions, [seed] * n)
         images = F.interpolate(grey, self.size, mode="bicubic", antialias=True)[:, 0].numpy()
         return [
             self._exposed(image, severity, stream(sitter.seed, Tag.FILM, sitter.subject, k))
@@ -64,25 +59,17 @@ class DecodingPainter:
 
 
 def decoding_painter(
-    size: int, nuisance: float, perceptual: str | None, root: Path, jobs: int
+    size: int, nuisance: float, recipe: Recipe, root: Path, jobs: int
 ) -> DecodingPainter:
     """A painter whose decoder is there: trained now if it is not in the cache `root`."""
-    training = Training(perceptual=None if perceptual is None else Path(perceptual))
-    trained_vae(training, root, jobs)
-    return DecodingPainter(size, nuisance, training, root)
+    load_decoder(recipe, root, jobs)
+    return DecodingPainter(size, nuisance, recipe, root)
 
 
 @lru_cache(maxsize=1)
-def _loaded(training: Training, root: Path) -> ImageVAE:
+def _loaded(recipe: Recipe, root: Path) -> FilmDecoder:
     """Once in every worker process."""
-    return trained_vae(training, root)
-
-
-@torch.no_grad()
-def decoded(model: ImageVAE, z: Tensor, conditions: Tensor) -> Tensor:
-    """Films float32 [N, 1, S, S] in (0, 1), a few at a time."""
-    parts = zip(z.split(256), conditions.split(256), strict=True)
-    return torch.cat([model.decode(one, told) for one, told in parts])
+    return load_decoder(recipe, root)
 
 
 def _undone(view: View) -> View:

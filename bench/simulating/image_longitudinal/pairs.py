@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -12,8 +12,8 @@ import numpy as np
 import torch
 
 from bench.simulating.image_longitudinal.association import noisy_copy
+from bench.simulating.image_longitudinal.decoders import Recipe, load_decoder
 from bench.simulating.image_longitudinal.nlme import Nlme
-from bench.simulating.image_longitudinal.painter import decoded
 from bench.simulating.image_longitudinal.training import (
     N_CONDITIONS,
     Training,
@@ -98,22 +98,24 @@ def _procedural_film(z: np.ndarray, seed: int, subject: int) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class VaeShow:
+class DecodedShow:
     """The paper's: film = decode(z); the coordinates that change films most are the three.
 
     Only active ones may be chosen: a collapsed one would show nothing, whatever v is.
     """
 
+    recipe: Recipe
     root: Path
-    training: Training = field(default_factory=Training)
 
     def __call__(self, z: np.ndarray, seed: int) -> np.ndarray:
         """Films of healthy patients, all exposed alike."""
-        model = trained_vae(self.training, self.root)
+        training = self.recipe.training
         rng = stream(seed, Tag.ASSOCIATION, len(z), 6)
-        latent = rng.standard_normal((len(z), self.training.config.latent))
-        latent[:, important_latents(model, self.training)] = z
-        films = decoded(model, torch.from_numpy(latent).float(), healthy(len(z)))
+        latent = rng.standard_normal((len(z), training.config.latent))
+        latent[:, important_latents(trained_vae(training, self.root), training)] = z
+        seeds = rng.integers(2**62, size=len(z)).tolist()
+        decode = load_decoder(self.recipe, self.root)
+        films = decode(torch.from_numpy(latent).float(), healthy(len(z)), seeds)
         return (films[:, 0] * 255 + 0.5).to(torch.uint8).numpy()
 
 

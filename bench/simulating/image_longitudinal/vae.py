@@ -76,15 +76,16 @@ class ImageVAE(nn.Module):
 
     def encode(self, films: Tensor, conditions: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log variance of z, [B, L] each."""
-        features = torch.cat([self.trunk(films), self._scaled(conditions)], dim=1)
+        features = torch.cat([self.trunk(films), self.scaled(conditions)], dim=1)
         return self.to_mu(features), self.to_logvar(features).clamp(-12, 6)
 
     def decode(self, z: Tensor, conditions: Tensor) -> Tensor:
         """Films [B, 1, S, S] in (0, 1)."""
-        h = F.relu(self.from_latent(torch.cat([z, self._scaled(conditions)], dim=1)))
+        h = F.relu(self.from_latent(torch.cat([z, self.scaled(conditions)], dim=1)))
         return self.decoder(h.reshape(len(z), -1, self.side, self.side))
 
-    def _scaled(self, conditions: Tensor) -> Tensor:
+    def scaled(self, conditions: Tensor) -> Tensor:
+        """Conditions in units of training's sd, about its mean."""
         return (conditions - self.condition_mean) / self.condition_sd
 
 

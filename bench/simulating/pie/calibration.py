@@ -11,11 +11,11 @@ import torch
 from sklearn.isotonic import IsotonicRegression
 
 from bench.simulating.boxes import Box
+from bench.simulating.diffusion.generator import Generator
 from bench.simulating.diffusion.model import to_unit
 from bench.simulating.pie.compose import SIZE, with_change
 from bench.simulating.pie.edit import Options, pie
 from bench.simulating.pie.findings import level, most_levels
-from bench.simulating.pie.generators import Generator
 from bench.simulating.pie.masks import finding_mask, union
 from bench.simulating.pie.severity import SeverityNet, levels_of
 from bench.simulating.population import FILM_SEVERITIES

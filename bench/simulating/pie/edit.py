@@ -26,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import UserError
+from bench.simulating.diffusion.generator import Generator
 from bench.simulating.diffusion.schedule import CLEAN
-from bench.simulating.pie.generators import Generator
 
 
 class Inversion(StrEnum):

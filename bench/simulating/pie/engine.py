@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bench.simulating.diffusion.cache import key
+from bench.simulating.diffusion.generator import TinyGenerator
 from bench.simulating.diffusion.model import DiffusionConfig
 from bench.simulating.diffusion.training import Films, train
 from bench.simulating.pie.calibration import Calibration, calibrate
@@ -18,7 +19,6 @@ from bench.simulating.pie.compose import SIZE
 from bench.simulating.pie.edit import Options
 from bench.simulating.pie.films import FILMS_EACH, draw_films, training_films
 from bench.simulating.pie.findings import level
-from bench.simulating.pie.generators import TinyGenerator
 from bench.simulating.pie.masks import mask_settings
 from bench.simulating.pie.severity import SeverityConfig, SeverityNet, train_severity
 from bench.simulating.population import FILM_SEVERITIES

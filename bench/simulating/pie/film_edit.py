@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.errors import UserError
 from bench.simulating.boxes import canonical_boxes
 from bench.simulating.diffusion.model import to_unit
+from bench.simulating.diffusion.stable_diffusion import TextStableDiffusion
 from bench.simulating.pie.calibration import masks_of
 from bench.simulating.pie.compose import shrunk, with_change
 from bench.simulating.pie.edit import Options, pie
@@ -20,7 +21,6 @@ from bench.simulating.pie.engine import EngineConfig, load_engine, load_severity
 from bench.simulating.pie.findings import level, severity_of
 from bench.simulating.pie.severity import SeverityNet, levels_of
 from bench.simulating.pie.sheets import check_free, write_edit
-from bench.simulating.pie.stable_diffusion import StableDiffusion
 from bench.simulating.population import FILM_SEVERITIES
 
 MASK_FROM_REGIONS = "regions"
@@ -141,7 +141,7 @@ def _with_stable_diffusion(
 ) -> tuple[list[Tensor], SeverityNet]:
     """The films are Stable Diffusion's; the confidence curve is still the severity net's."""
     assert request.pipeline is not None and request.prompt is not None
-    generator = StableDiffusion(request.pipeline, request.finetuned, request.device)
+    generator = TextStableDiffusion(request.pipeline, request.finetuned, request.device)
     stages = pie(
         start,
         generator.embed([request.prompt]),

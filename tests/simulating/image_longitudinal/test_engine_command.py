@@ -72,6 +72,8 @@ def test_evaluate_prints_five_sources_and_both_ceilings(raw: Path, capsys):
         ([*ENGINE, "--association", "1.5"], "--association"),
         ([*ENGINE, "--decoder", "vea"], "did you mean 'vae'"),
         ([*ENGINE, "--perceptual", "nowhere.pt"], "--perceptual nowhere.pt"),
+        ([*ENGINE, "--decoder", "diffusion", "--checkpoint", "nowhere"], "--checkpoint nowhere"),
+        ([*ENGINE, "--decoder", "vae", "--checkpoint", "tests"], "--decoder diffusion"),
         ([*ENGINE, "--mimic-iv", "nowhere"], "--mimic-iv"),
         (["evaluate"], "DIR"),
         (["evaluate", "nowhere"], "was not made with"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from bench.simulating.image_longitudinal.decoders import Recipe
 from bench.simulating.image_longitudinal.evaluation import (
     SOURCES,
     Evaluation,
@@ -16,12 +17,13 @@ from bench.simulating.image_longitudinal.evaluation import (
 from bench.simulating.image_longitudinal.image_model import fit_image_model, predict
 from bench.simulating.image_longitudinal.nlme import PARAMETERS, Nlme
 from bench.simulating.image_longitudinal.pairs import (
+    DecodedShow,
     ProceduralShow,
-    VaeShow,
     draw_pairs,
     important_latents,
 )
 from bench.simulating.image_longitudinal.training import trained_vae
+from bench.simulating.sizes import Decoder
 from tests.simulating.image_longitudinal.test_vae import TINY
 
 MODEL = Nlme(omega=(0.2,) * 3)
@@ -111,7 +113,7 @@ def test_a_decoder_shows_z_in_its_active_latents(tmp_path, monkeypatch):
     )  # seven steps leave none that is active
     chosen = important_latents(model, TINY, n_subjects=4)
     assert len(set(chosen)) == 3
-    show = VaeShow(tmp_path, TINY)
+    show = DecodedShow(Recipe(Decoder.VAE, TINY), tmp_path)
     films = [show(z, 3) for z in (np.zeros((2, 3)), np.zeros((2, 3)), np.ones((2, 3)))]
     assert np.array_equal(films[0], films[1]) and not np.array_equal(films[0], films[2])
 

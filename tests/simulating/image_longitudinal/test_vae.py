@@ -12,6 +12,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from bench.errors import UserError
 from bench.simulating.image_longitudinal import training as vae_training
+from bench.simulating.image_longitudinal.decoders import Recipe
 from bench.simulating.image_longitudinal.likeness import FEATURE_WEIGHTS, Gradients, Perceptual
 from bench.simulating.image_longitudinal.painter import DecodingPainter
 from bench.simulating.image_longitudinal.training import (
@@ -30,6 +31,7 @@ from bench.simulating.image_longitudinal.vae import (
     vae_loss,
 )
 from bench.simulating.painter import Sitter
+from bench.simulating.sizes import Decoder
 
 TINY = Training(
     VaeConfig(size=32, latent=4, n_conditions=N_CONDITIONS, widths=(16, 8, 8)),
@@ -138,7 +140,7 @@ def test_training_films_are_reproducible_and_their_findings_vary():
 
 
 def test_the_painter_draws_a_sitters_films_alike_and_tells_other_subjects_apart(tmp_path: Path):
-    painter = DecodingPainter(64, 1.0, TINY, tmp_path)
+    painter = DecodingPainter(64, 1.0, Recipe(Decoder.VAE, TINY), tmp_path)
     trained_vae(TINY, tmp_path)
     severity = np.zeros((2, 12), dtype=np.float32)
     films, again, others = (

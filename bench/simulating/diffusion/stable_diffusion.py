@@ -1,4 +1,4 @@
-"""Stable Diffusion 1.x from the user's folder, as a generator for PIE; downloads nothing."""
+"""Stable Diffusion 1.x from the user's folder, told by text or by vectors; downloads nothing."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.errors import UserError
 from bench.simulating.diffusion.schedule import Schedule
 
-PARTS: Final = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
-"""Subfolders of a pipeline that diffusers saved."""
+N_TOKENS: Final = 77
 
 
 class StableDiffusion:
-    """Text-conditioned; its condition is prompt embeddings, [B, tokens, width]; films are grey."""
+    """A pipeline's autoencoder and U-Net; films are grey, conditions float [B, tokens, width].
+
+    width: of a condition's tokens; channels: of a latent
+    """
 
     def __init__(
         self, folder: Path, finetuned: Path | None = None, device: str | torch.device = "cpu"
@@ -29,18 +32,15 @@ class StableDiffusion:
         Raises:
             UserError: diffusers is not installed, or a folder is not what it should be.
         """
-        diffusers, transformers = _library("diffusers"), _library("transformers")
-        for part in PARTS:
-            if not (folder / part).is_dir():
-                raise UserError(f"{folder} has no folder {part}: name a saved diffusers pipeline")
+        diffusers = _library("diffusers")
+        _check_parts(folder, ("unet", "vae", "scheduler"))
         self.device = torch.device(device)
         self.schedule = _schedule(folder / "scheduler" / "scheduler_config.json")
         self.unet = self._load(diffusers.UNet2DConditionModel, _unet_folder(folder, finetuned))
         self.vae = self._load(diffusers.AutoencoderKL, folder / "vae")
-        self.text_encoder = self._load(transformers.CLIPTextModel, folder / "text_encoder")
-        self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        self._empty = self.embed([""])
+        self.width: int = self.unet.config.cross_attention_dim
+        self.channels: int = self.unet.config.in_channels
 
     def _load(self, kind: Any, folder: Path) -> Any:
         try:
@@ -49,16 +49,6 @@ class StableDiffusion:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"cannot read the model in {folder}: {reason}")
         return model.to(self.device).eval().requires_grad_(False)
-
-    def embed(self, prompts: Sequence[str]) -> Tensor:
-        """The condition that prompts stand for."""
-        length = self.tokenizer.model_max_length
-        tokens = self.tokenizer(
-            list(prompts), padding="max_length", max_length=length, truncation=True,
-            return_tensors="pt",
-        )  # fmt: skip
-        with torch.inference_mode():
-            return self.text_encoder(tokens.input_ids.to(self.device))[0]
 
     def encode(self, films: Tensor) -> Tensor:
         """Mean latents of grey films [B, 1, H, W]."""
@@ -71,9 +61,58 @@ class StableDiffusion:
         return colour.mean(dim=1, keepdim=True)
 
     def noise(self, z: Tensor, t: int, condition: Tensor | None) -> Tensor:
-        """As `Generator.noise`; the empty prompt is the unconditional branch."""
+        """As `Generator.noise`; without text there is no unconditional branch."""
+        assert condition is not None
+        return self.unet(z, t, encoder_hidden_states=condition).sample
+
+
+class TextStableDiffusion(StableDiffusion):
+    """With the pipeline's own text encoder; the empty prompt is the unconditional branch."""
+
+    def __init__(
+        self, folder: Path, finetuned: Path | None = None, device: str | torch.device = "cpu"
+    ) -> None:
+        super().__init__(folder, finetuned, device)
+        transformers = _library("transformers")
+        _check_parts(folder, ("text_encoder", "tokenizer"))
+        self.text_encoder = self._load(transformers.CLIPTextModel, folder / "text_encoder")
+        self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        self._empty = self.embed([""])
+
+    def embed(self, prompts: Sequence[str]) -> Tensor:
+        """The condition that prompts stand for."""
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", max_length=length, truncation=True,
+            return_tensors="pt",
+        )  # fmt: skip
+        with torch.inference_mode():
+            return self.text_encoder(tokens.input_ids.to(self.device))[0]
+
+    def noise(self, z: Tensor, t: int, condition: Tensor | None) -> Tensor:
+        """As `Generator.noise`."""
         text = self._empty.expand(len(z), -1, -1) if condition is None else condition
-        return self.unet(z, t, encoder_hidden_states=text).sample
+        return super().noise(z, t, text)
+
+
+def vector_tokens(vectors: Tensor, width: int) -> Tensor:
+    """A condition of vectors [B, C] in place of text, [B, 77, width] (arXiv 2410.16177).
+
+    Each is filled up with zeros and repeated as every token.
+
+    Raises:
+        UserError: the vectors are wider than a token.
+    """
+    if vectors.shape[1] > width:
+        raise UserError(f"a vector of {vectors.shape[1]} numbers does not fit tokens of {width}")
+    filled = F.pad(vectors, (0, width - vectors.shape[1]))
+    return filled[:, None].expand(-1, N_TOKENS, -1)
+
+
+def _check_parts(folder: Path, parts: Sequence[str]) -> None:
+    for part in parts:
+        if not (folder / part).is_dir():
+            raise UserError(f"{folder} has no folder {part}: name a saved diffusers pipeline")
 
 
 def _library(name: str) -> Any:
