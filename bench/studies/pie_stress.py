@@ -11,7 +11,7 @@ cohort. Prints Markdown for RESULTS.md and draws a figure beside this file.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench import arguments
 from bench.config import Request
-from bench.contract import Preset
+from bench.contract import Output, Preset
 from bench.contract_checks import with_films_exchanged
 from bench.data.batch import Batch, Inputs, Samples
 from bench.data.cohort import Cohort
@@ -93,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     cohort, store = open_cohort(arg.cohort, arg.preset), Store(arg.results)
     requests = [_request(ablate, seed, arg) for seed in arg.seeds for ablate in ARMS.values()]
     work_off("pie_stress", requests, arg, cohort, store)
+    if arg.dry_run:
+        return 0
     engine = load_engine(EngineConfig(seed=arg.engine_seed), arg.jobs or 1, arg.engines)
     responses: dict[tuple[str, str], Response] = {}
     for finding, disease in DISEASE_OF.items():
@@ -161,27 +163,26 @@ def response(
     runs: Sequence[PlannedRun], cohort: Cohort, sequences: Sequences, disease: str
 ) -> Response:
     """Probabilities of a disease's change on (x_0, x_n), and on (x_n, x_0)."""
-    forwards, backwards = zip(
-        *(_probabilities(run, cohort, sequences, DISEASES.index(disease)) for run in runs),
-        strict=True,
-    )
+    found = []
+    for planned in runs:
+        run = Run(planned.config, cohort, torch.device("cpu"), threads=1)
+        run.model.load_state_dict(torch.load(planned.files.best, weights_only=True))
+        batch = run.samples.batch(sequences.positions).without_targets()
+        found.append(probabilities(run.model.eval(), batch, sequences, DISEASES.index(disease)))
+    forwards, backwards = zip(*found, strict=True)
     return Response(np.mean(forwards, axis=0), np.mean(backwards, axis=0))
 
 
-def _probabilities(
-    planned: PlannedRun, cohort: Cohort, sequences: Sequences, disease: int
+def probabilities(
+    model: Callable[[Batch], Output], batch: Batch, sequences: Sequences, disease: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean over films of P(worsened) forwards and P(improved) backwards, [N + 1] each."""
-    run = Run(planned.config, cohort, torch.device("cpu"), threads=1)
-    run.model.load_state_dict(torch.load(planned.files.best, weights_only=True))
-    run.model.eval()
-    batch = run.samples.batch(sequences.positions).without_targets()
     forwards, backwards = [], []
     with torch.inference_mode():
         for n in range(len(sequences.regions)):
             shown = with_stage(batch, sequences, n)
-            p = run.model(shown).logits[:, disease].softmax(-1)
-            q = run.model(with_films_exchanged(shown)).logits[:, disease].softmax(-1)
+            p = model(shown).logits[:, disease].softmax(-1)
+            q = model(with_films_exchanged(shown)).logits[:, disease].softmax(-1)
             forwards.append(p[:, Progression.WORSENED].mean().item())
             backwards.append(q[:, Progression.IMPROVED].mean().item())
     return np.array(forwards), np.array(backwards)

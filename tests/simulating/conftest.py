@@ -9,7 +9,8 @@ from typing import Final
 import pytest
 import torch
 
-from bench import simulate
+from bench import prepare, simulate
+from bench.data.cohort import Cohort
 from bench.simulating.populate import simulate_population
 from bench.simulating.population import Population
 
@@ -27,6 +28,14 @@ def tiny_raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("raw") / "tiny"
     assert simulate.main(["--size", "tiny", "--out", str(out), "--film-size", "96"]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def prepared(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
+    out = tmp_path_factory.mktemp("prepared") / "cohort"
+    arguments = ["simulated", "--raw", str(tiny_raw), "--out", str(out), "--preset", "demo"]
+    assert prepare.main(arguments) == 0
+    return Cohort.open(out)
 
 
 @pytest.fixture(scope="session")

@@ -17,14 +17,6 @@ from bench.simulating.oracle import oracle_logits
 
 
 @pytest.fixture(scope="module")
-def prepared(tiny_raw: Path, tmp_path_factory: pytest.TempPathFactory) -> Cohort:
-    out = tmp_path_factory.mktemp("prepared") / "cohort"
-    arguments = ["simulated", "--raw", str(tiny_raw), "--out", str(out), "--preset", "demo"]
-    assert prepare.main(arguments) == 0
-    return Cohort.open(out)
-
-
-@pytest.fixture(scope="module")
 def ids(prepared: Cohort) -> dict:
     return json.loads((prepared.path / IDENTIFIERS).read_text())
 
