@@ -11,7 +11,6 @@ import joblib
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bench.simulating.anatomy import draw_anatomy
 from bench.simulating.diffusion import cache
@@ -19,6 +18,7 @@ from bench.simulating.diffusion.stages import Stage, run_stage, seeded
 from bench.simulating.film import render_film
 from bench.simulating.image_longitudinal.likeness import Gradients, Perceptual
 from bench.simulating.image_longitudinal.vae import ImageVAE, VaeConfig, vae_loss
+from bench.simulating.parallel import run_tasks
 from bench.simulating.populate import draw_subject
 from bench.simulating.population import FILM_SEVERITIES
 from bench.simulating.streams import Tag, stream
@@ -109,10 +109,7 @@ def training_films(training: Training, jobs: int = 1) -> tuple[Tensor, Tensor]:
         joblib.delayed(_draw)(training.seed, subject, training.films_each, training.config.size)
         for subject in range(training.n_subjects)
     ]
-    drawn = joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks)
-    films, conditions = zip(
-        *tqdm(drawn, "training films", len(tasks), unit="subject", disable=None), strict=True
-    )
+    films, conditions = zip(*run_tasks(tasks, jobs, "training films"), strict=True)
     return torch.from_numpy(np.concatenate(films)), torch.cat(conditions)
 
 

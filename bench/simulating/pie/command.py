@@ -17,12 +17,13 @@ import pandas as pd
 from bench import arguments
 from bench.errors import Parser, UserError
 from bench.simulating.pie.calibration import Calibration
+from bench.simulating.pie.clip import ClipImages
 from bench.simulating.pie.edit import Anchor, Inversion, Options
 from bench.simulating.pie.engine import EngineConfig, load_engine
 from bench.simulating.pie.film_edit import MASK_FROM_REGIONS, Request, edit_film
 from bench.simulating.pie.findings import named
 from bench.simulating.pie.score import score
-from bench.simulating.pie.sheets import write_score
+from bench.simulating.pie.sheets import score_table, write_score
 from bench.simulating.population import FILM_SEVERITIES
 
 DEFAULTS = Options()
@@ -74,7 +75,11 @@ def score_parser() -> Parser:
     p.add_argument(
         "--findings", nargs="+", default=["edema", "effusion"], metavar="NAME", help="to grow"
     )
-    p.add_argument("--films", type=arguments.positive, default=64, metavar="N", help="patients")
+    p.add_argument("--films", type=_several, default=64, metavar="N", help="patients")
+    p.add_argument(
+        "--clip", type=Path, metavar="DIR",
+        help="a CLIP folder saved by transformers: also CLIP-I, how alike start and last films are",
+    )  # fmt: skip
     _add_editing(p, EngineConfig().options)
     _add(p, "--output-dir", type=Path, metavar="DIR", help="where curves and sheets go (nowhere)")
     return p
@@ -121,6 +126,13 @@ def _assignment(text: str) -> tuple[str, float]:
         raise UserError(f"--condition {text}: write it as FINDING=SEVERITY, e.g. edema=1.2")
 
 
+def _several(text: str) -> int:
+    n = arguments.positive(text)
+    if n < 2:
+        raise argparse.ArgumentTypeError("one film has no spread: choose 2 or more")
+    return n
+
+
 def _edit(words: Sequence[str]) -> int:
     arg = edit_parser().parse_args(words)
     options = Options(
@@ -158,29 +170,18 @@ def _score(words: Sequence[str]) -> int:
     arg = score_parser().parse_args(words)
     for finding in arg.findings:
         named({finding: 0.0})
+    # Read before the engine, which may be trained first.
+    clip = None if arg.clip is None else ClipImages(arg.clip)
     config = EngineConfig(seed=arg.engine_seed)
     engine = load_engine(config, _jobs(arg), arg.engines)
     options = Options(
         steps=arg.step, strength=arg.strength, guidance=arg.guidance_scale,
         inference_steps=config.options.inference_steps,
     )  # fmt: skip
-    scores = [score(engine, finding, arg.films, options, _jobs(arg)) for finding in arg.findings]
-    rows = [
-        {
-            "finding": s.finding,
-            "severity by stage": " ".join(f"{x:.2f}" for x in s.severity),
-            "Spearman": s.spearman,
-            "per film": s.film_spearman,
-            "off target": f"{s.off_target[0]} {s.off_target[1]:+.2f}",
-            "SSIM outside": s.similarity,
-            "recognised": s.recognised,
-            "KID": s.kid,
-            "KID of rendered": s.kid_floor,
-        }
-        for s in scores
-    ]
+    jobs = _jobs(arg)
+    scores = [score(engine, name, arg.films, options, jobs, clip) for name in arg.findings]
     print(f"SIMULATED: {arg.films} held-out healthy films, edited towards one finding\n")
-    print(pd.DataFrame(rows).to_markdown(index=False, floatfmt=".3f"))
+    print(score_table(scores).to_markdown(index=False, floatfmt=".3f"))
     if arg.output_dir:
         write_score(arg.output_dir, scores)
     return 0

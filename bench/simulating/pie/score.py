@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench.simulating.diffusion.model import to_unit
 from bench.simulating.pie.calibration import Goal, edited_levels, masks_of
+from bench.simulating.pie.clip import ClipImages
 from bench.simulating.pie.compose import SIZE
 from bench.simulating.pie.edit import Options
 from bench.simulating.pie.engine import Engine
@@ -41,6 +42,10 @@ class Score:
     recognised: share of stage-N films whose own start film is the nearest of 50 start films
     kid, kid_floor: kernel distance of stage-N films to rendered films of equal severity, and of
         these to other rendered films (features of the severity net)
+    fid, fid_floor: Fréchet distance of the same features. It is biased upwards with n films of
+        d = 96 features, strongly for n < d, where covariances have rank n - 1: only its excess over
+        the floor, which has the same bias, says something, and only for equal n
+    clip_similarity: CLIP-I, mean cosine of CLIP embeddings of start and stage N; None without CLIP
     """
 
     finding: str
@@ -52,10 +57,20 @@ class Score:
     recognised: float
     kid: float
     kid_floor: float
+    fid: float
+    fid_floor: float
+    clip_similarity: float | None
     films: list[Tensor]
 
 
-def score(engine: Engine, finding: str, n_films: int, options: Options, jobs: int) -> Score:
+def score(
+    engine: Engine,
+    finding: str,
+    n_films: int,
+    options: Options,
+    jobs: int,
+    clip: ClipImages | None = None,
+) -> Score:
     """Edit `n_films` films towards a finding, named with or without its side."""
     own = [FILM_SEVERITIES.index(name) for name in named({finding: 0.0})]
     nothing = np.zeros(len(FILM_SEVERITIES), dtype=np.float32)
@@ -87,6 +102,9 @@ def score(engine: Engine, finding: str, n_films: int, options: Options, jobs: in
         recognised=recognised(films[0][:50], films[-1][:50]),
         kid=kernel_distance(edited, references[0]),
         kid_floor=kernel_distance(references[1], references[0]),
+        fid=frechet_distance(edited, references[0]),
+        fid_floor=frechet_distance(references[1], references[0]),
+        clip_similarity=None if clip is None else clip.similarity(films[0], films[-1]),
         films=films,
     )
 
@@ -132,6 +150,18 @@ def kernel_distance(first: np.ndarray, second: np.ndarray) -> float:
     own = kernel(first, first), kernel(second, second)
     within = [(k.sum() - np.trace(k)) / (s * (s - 1)) for k, s in zip(own, (n, m), strict=True)]
     return float(sum(within) - 2 * kernel(first, second).mean())
+
+
+def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
+    """FID's distance of the Gaussians of features [N, d] and [M, d].
+
+    |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)); with C = A^T A, the last trace is the sum of
+    the singular values of A_1 A_2^T, which needs no root of a matrix and no full rank.
+    """
+    a, b = ((x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (first, second))
+    shift = np.sum((first.mean(axis=0) - second.mean(axis=0)) ** 2)
+    common = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    return float(shift + np.sum(a**2) + np.sum(b**2) - 2 * common)
 
 
 def _features(net: SeverityNet, films: Tensor) -> np.ndarray:

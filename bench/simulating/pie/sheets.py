@@ -63,6 +63,28 @@ def write_edit(
     _write_whole(out, write)
 
 
+def score_table(scores: Sequence[Score]) -> pd.DataFrame:
+    """A row a finding, as `score` prints it; CLIP-I only if it was measured."""
+    rows = [
+        {
+            "finding": s.finding,
+            "severity by stage": " ".join(f"{x:.2f}" for x in s.severity),
+            "Spearman": s.spearman,
+            "per film": s.film_spearman,
+            "off target": f"{s.off_target[0]} {s.off_target[1]:+.2f}",
+            "SSIM outside": s.similarity,
+            "recognised": s.recognised,
+            "KID": s.kid,
+            "KID of rendered": s.kid_floor,
+            "FID": s.fid,
+            "FID of rendered": s.fid_floor,
+        }
+        | ({} if s.clip_similarity is None else {"CLIP-I": s.clip_similarity})
+        for s in scores
+    ]
+    return pd.DataFrame(rows)
+
+
 def write_score(out: Path, scores: Sequence[Score]) -> None:
     """Write the curves of scores, and a sheet of edited films of each: a row a patient."""
     check_free(out)
