@@ -83,8 +83,10 @@ def pie_painter(size: int, seed: int, jobs: int, cache: Path, nuisance: float = 
 
 def _later_films(engine: Engine, first: Film, sitter: Sitter, nuisance: float) -> list[Film]:
     """Edit all at once; those that went the wrong way again, by themselves."""
-    plan = plan_edits(level(sitter.severity), first.boxes, len(first.image), engine.calibration)
     n = len(sitter.severity) - 1
+    if n == 0:
+        return []
+    plan = plan_edits(level(sitter.severity), first.boxes, len(first.image), engine.calibration)
     start = to_unit(first.image[None])
     before = levels_of(engine.net, shrunk(start))
     films, achieved = start.repeat(n, 1, 1, 1), np.repeat(before, n, axis=0)

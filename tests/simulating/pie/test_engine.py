@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,13 @@ def test_without_a_change_only_the_exposure_differs(engines: Path, toy: EngineCo
     assert np.array_equal(still[0].image, still[1].image)
     exposed = PiePainter(toy, engines, 64).paint(sitter())
     assert not np.array_equal(exposed[0].image, exposed[1].image)
+
+
+def test_a_subject_with_one_film_needs_no_edit(engines: Path, toy: EngineConfig):
+    someone = sitter(edema=[1.0, 2.0, 0.0])
+    alone = replace(someone, severity=someone.severity[:1], ventilated=someone.ventilated[:1])
+    (film,) = PiePainter(toy, engines, 64).paint(alone)
+    assert np.array_equal(film.image, ProceduralPainter(64).paint(alone)[0].image)
 
 
 def test_scores_of_known_films():
