@@ -89,6 +89,7 @@ def prepare_ehr(
         normalisation = fit_on_adults(mimic_iv, rules, item_map, work)
     else:
         shown = events if rules.normalise_on_all else events.until(needed)
+        shown = shown.kept() if rules.normalise_on_kept else shown
         fitted = training | rules.normalise_on_all
         normalisation = fit_normalisation(shown, fitted, impute, inputs)
     of_pairs = numbered_from_film(of_pairs, pairs)

@@ -95,8 +95,17 @@ class Events:
 
     def until(self, seconds: np.ndarray) -> Events:
         """Those up to a time of each stay, int64 [stays]."""
-        shown = self.seconds <= seconds[self.stay]
-        return Events(*(values[shown] for values in vars(self).values()))
+        return self._some(self.seconds <= seconds[self.stay])
+
+    def kept(self) -> Events:
+        """The last of those of a variable, stay and second: the one that a series shows."""
+        times = np.stack([self.variable, self.stay, self.seconds])
+        is_last = np.ones(len(self.value), dtype=bool)
+        is_last[:-1] = (times[:, 1:] != times[:, :-1]).any(axis=0)
+        return self._some(is_last)
+
+    def _some(self, chosen: np.ndarray) -> Events:
+        return Events(*(values[chosen] for values in vars(self).values()))
 
 
 @cache
@@ -208,7 +217,8 @@ def count_raw_events(
     """How often the items of the whole stays have each value, for statistics over many stays.
 
     Args:
-        single: items whose events are not thrown together; the others have no stay and no seconds
+        single: items whose events are not thrown together; the others have no stay and no seconds,
+            but for those of which `rules` keep one of several at a time
         mimic_iv, stays, items, rules, work: see `read_raw_events`
 
     Returns:
@@ -216,13 +226,17 @@ def count_raw_events(
     """
     whole = np.full(len(stays), WHOLE_STAY_SECONDS)
     start = WHOLE_STAY_SECONDS if rules.events_by_stay_id else 0
-    if_single = f"CASE WHEN e.itemid IN ({number_list(single)}) THEN"
+    several, at_a_time = "", ""
+    if rules.normalise_on_kept:
+        several = " OR e.n_at_a_time > 1"
+        at_a_time = ", count(*) OVER (PARTITION BY stay, itemid, seconds) AS n_at_a_time"
+    if_single = f"CASE WHEN e.itemid IN ({number_list(single)}){several} THEN"
 
     def counted_sql(path: Path, table: Table, own_items: list[int]) -> str:
         return f"""
             SELECT {if_single} e.stay END AS stay, e.itemid, e.value, e.number,
                    {if_single} e.seconds END AS seconds, count(*) AS times
-            FROM ({_events_sql(path, table, own_items, rules)}) e
+            FROM (SELECT *{at_a_time} FROM ({_events_sql(path, table, own_items, rules)})) e
             WHERE e.stay IS NOT NULL
             GROUP BY ALL
         """
@@ -319,7 +333,11 @@ def clean_events(
     item_map: ItemMap = ItemMap.OFFICIAL,
 ) -> Events:
     """Turn raw events of a map's items into sorted physical values; others are left out."""
-    raw = physical_values(raw, rules, oddities, item_map)
+    return events_of(physical_values(raw, rules, oddities, item_map), rules)
+
+
+def events_of(raw: pd.DataFrame, rules: Rules) -> Events:
+    """Sort `physical_values`; of several at a time the one that is kept comes last."""
     value = raw["physical"].to_numpy()
     stay, seconds, variable = (
         raw[name].to_numpy(np.int64) for name in ("stay", "seconds", "variable")

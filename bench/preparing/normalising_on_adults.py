@@ -6,11 +6,12 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from bench.data.cohort import Normalisation
 from bench.preparing.attrition import Attrition
 from bench.preparing.demographics import MEASURE_ITEMS, demographics
-from bench.preparing.events import count_raw_events, physical_values, ranges
+from bench.preparing.events import count_raw_events, events_of, physical_values, ranges
 from bench.preparing.items import ITEMS, ItemMap
 from bench.preparing.normalising import normalisation_of
 from bench.preparing.rules import Rules
@@ -31,12 +32,23 @@ def fit_on_adults(
     items = sorted({*ITEMS[item_map](), *MEASURE_ITEMS})
     counts = count_raw_events(mimic_iv, stays, items, MEASURE_ITEMS, rules, work)
     values = physical_values(counts, rules, Counter(), item_map)
-    measures = counts[counts["stay"].notna()].astype({"stay": np.int64, "seconds": np.int64})
+    measures = _with_time(counts)
+    variable, value, times = (values[name].to_numpy() for name in ("variable", "physical", "times"))
+    if rules.normalise_on_kept:
+        alone, kept = values["stay"].isna(), events_of(_with_time(values), rules).kept()
+        variable = np.concatenate([variable[alone], kept.variable])
+        value = np.concatenate([value[alone], kept.value])
+        times = np.concatenate([times[alone], np.ones(len(kept.value))])
     known_until = np.full(len(stays), HORIZON_SECONDS)
     return normalisation_of(
-        values["variable"].to_numpy(),
-        values["physical"].to_numpy(),
-        values["times"].to_numpy(float),
+        variable,
+        value,
+        times.astype(float),
         ranges(rules, item_map).impute,
         demographics(stays, measures, known_until, rules),
     )
+
+
+def _with_time(counts: pd.DataFrame) -> pd.DataFrame:
+    """The events that were not thrown together."""
+    return counts[counts["stay"].notna()].astype({"stay": np.int64, "seconds": np.int64})

@@ -87,7 +87,7 @@ def test_statistics_over_all_adults_are_of_whole_stays_without_films_too(tmp_pat
     tree.add_stay(1, los_hours=30)
     tree.add_stay(2, anchor_age=15)
     tree.add_stay(3, last_careunit="SICU")
-    for k, hours, value in ((0, 1, 60), (0, 2, 60), (0, 119, 80), (0, 1, 2000), (1, 1, 100),
+    for k, hours, value in ((0, 1, 60), (0, 2, 60), (0, 119, 80), (0, 4, 2000), (1, 1, 100),
                             (2, 1, 200), (3, 1, 300)):  # fmt: skip
         tree.chart(k, hours, ITEM, value)
     tree.chart(0, 130, ITEM, 90)  # after discharge, but of the stay by its id
@@ -106,6 +106,32 @@ def test_statistics_over_all_adults_are_of_whole_stays_without_films_too(tmp_pat
     by_time = replace(OFFICIAL, events_by_stay_id=False)
     fitted = fit_on_adults(mimic_iv, by_time, ItemMap.OFFICIAL, Workplace(tmp_path))
     assert fitted.ehr_mean[HEART_RATE] == pytest.approx(np.mean(charted[:-1]))
+
+
+def test_official_statistics_are_over_the_value_of_a_time_that_is_kept(tmp_path: Path):
+    tree = RawTree()
+    tree.add_stay(0)
+    for hours, value in ((1, 98), (1, 100), (2, 60), (2, 60), (3, 70)):
+        tree.chart(0, hours, ITEM, value)
+    tree.chart(0, 1, URINE, 50)
+    mimic_iv = tree.write(tmp_path / "raw").mimic_iv
+    found = {}
+    for name in ("normalise_on_kept", "sorted_as_text"):
+        rules = replace(OFFICIAL, **{name: False})
+        fitted = fit_on_adults(mimic_iv, rules, ItemMap.OFFICIAL, Workplace(tmp_path))
+        found[name] = fitted.ehr_mean[HEART_RATE]
+    fitted = fit_on_adults(mimic_iv, OFFICIAL, ItemMap.OFFICIAL, Workplace(tmp_path))
+    assert fitted.ehr_mean[HEART_RATE] == pytest.approx(np.mean([98, 60, 70]))
+    assert fitted.ehr_sd[HEART_RATE] == pytest.approx(np.std([98, 60, 70]))
+    assert found["sorted_as_text"] == pytest.approx(np.mean([100, 60, 70]))
+    assert found["normalise_on_kept"] == pytest.approx(np.mean([98, 100, 60, 60, 70]))
+
+
+def test_of_several_at_a_time_the_last_is_kept():
+    events = Events(*(np.array(x) for x in ([0, 0, 0, 1, 1], [4, 4, 4, 4, 5], [7, 7, 8, 8, 8])),
+                    np.array([1.0, 2, 3, 4, 5]))  # fmt: skip
+    assert events.kept().value.tolist() == [2, 3, 4, 5]
+    assert no_events().kept().value.tolist() == []
 
 
 def test_counted_values_weigh_as_often_as_they_occur():
