@@ -31,10 +31,6 @@ SHARED_SOURCES = (
     "bench/data/layout.py",
     "bench/data/loading.py",
     "bench/data/vocabulary.py",
-    "methods/attention.py",
-    "methods/base.py",
-    "methods/encoders.py",
-    "methods/heads.py",
 )
 """Files besides a method's own that decide its numbers."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import importlib.util
 import inspect
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -50,10 +53,39 @@ def load_method(name: str) -> type[Method[Any]]:
 
 
 def source_files(name: str) -> list[Path]:
-    """Files that hold a method's own code: its module, and its package if it has one of its own."""
-    module = inspect.getmodule(load_method(name))
-    assert module is not None and module.__file__ is not None
-    own = Path(module.__file__)
-    if own.parent.name in ("baselines", "methods") or not (own.parent / "__init__.py").exists():
-        return [own]
-    return sorted(own.parent.glob("*.py"))
+    """Files that hold a method's own code: its module, and what that imports of `methods`.
+
+    Modules of the method's own package count too; imports are followed.
+    """
+    start = load_method(name).__module__
+    packages = {"methods", start.partition(".")[0]}
+    found: dict[str, Path] = {}
+    to_read = {start}
+    while to_read:
+        place = to_read.pop()
+        found[place] = Path(cast(str, _spec(place).origin))  # type: ignore[union-attr]
+        to_read |= _imported(place, found[place], packages) - found.keys()
+    return sorted(found.values())
+
+
+def _imported(place: str, file: Path, packages: set[str]) -> set[str]:
+    """Modules of some packages that a module imports anywhere in its file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = "." * node.level + (node.module or "")
+            package = place if file.name == "__init__.py" else place.rpartition(".")[0]
+            origin = importlib.util.resolve_name(origin, package)
+            names |= {origin} | {f"{origin}.{alias.name}" for alias in node.names}
+    own = {name for name in names if name.partition(".")[0] in packages}
+    return {name for name in own if (spec := _spec(name)) and spec.has_location}
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    """Where a module is; None if the name is none, as `package.module.Class`."""
+    try:
+        return importlib.util.find_spec(name)
+    except ModuleNotFoundError:
+        return None

@@ -58,7 +58,8 @@ def parser() -> Parser:
         "--weights",
         type=Weights.parse,
         metavar="[KIND:]FILE",
-        help="start from trained weights: best.pt of a run, or official:FILE (DiPro's authors)",
+        help="start from trained weights: best.pt of a run, official:FILE (DiPro's authors) or "
+        "stage-one:FILE (MedFuse)",
     )
     p.add_argument("--test-only", action="store_true", help="evaluate --weights, train nothing")
     return p

@@ -69,6 +69,7 @@ class Run:
         spec = TaskSpec(request.task, request.cxr, request.ehr, class_weights)
         model = method(config.model, spec)
         self.notes: list[str] = model.load_weights(weights.kind, weights.file) if weights else []
+        self.notes += method.remarks(cohort)
         self.model: nn.Module = model.to(device)
         if config.training.compile:
             self.model.compile()

@@ -14,6 +14,7 @@ from torch import nn
 
 from bench.contract import Ablation, ConfigT, Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
+from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
 
@@ -50,6 +51,11 @@ class Method(nn.Module, Generic[ConfigT]):
     def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
         """The reason why the method cannot do this setting, or None if it can."""
         return None
+
+    @classmethod
+    def remarks(cls, cohort: Cohort) -> list[str]:
+        """What a run says of its cohort, at its start and in its record."""
+        return []
 
     def load_weights(self, kind: str, file: Path) -> list[str]:
         """Take over trained weights; kind 'own' is a state dict that a run of this method wrote.

@@ -20,6 +20,7 @@ from bench.config import Request, RunConfig, resolve
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Split, Task
 from bench.plan import make_plan
+from bench.registry import load_method
 from bench.store import SCHEMA, RunBusyError, RunFiles, Status, Store
 from tests.conftest import ROOT
 
@@ -53,6 +54,20 @@ def test_a_run_leaves_a_record_and_keyed_predictions(task: Task, cohort: Cohort,
     assert np.isfinite(test.filter(like="logit_").to_numpy()).all()
     assert not files.checkpoint.exists()
     assert len(record["history"]) == record["epochs"] == 2
+
+
+def test_what_a_method_remarks_of_the_cohort_is_said_and_recorded(
+    cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(
+        load_method("ehr_transformer"), "remarks", lambda cohort: [f"{len(cohort.stays)} stays"]
+    )
+    config, said = config_of(), list[str]()
+    files = files_of(config, cohort, tmp_path)
+    runner.execute(config, cohort, files, device=CPU, say=said.append)
+    remark = f"{len(cohort.stays)} stays"
+    assert files.read_record()["notes"] == [remark]
+    assert sum(remark in line for line in said) == 1
 
 
 def test_the_same_run_gives_the_same_bytes(cohort: Cohort, tmp_path: Path):

@@ -8,7 +8,7 @@ mean over pairs classifies a stay. Differences from the released code:
 - parts that reach no output, 4.5 million parameters, are left out (upsampling, per-scale and
   change-map predictions);
 - logits go to the loss: there a softmax comes before a loss that takes its own log-softmax, which
-  keeps it above 0.55;
+  keeps it above 0.55 (`double_softmax` does so);
 - the first film is the earlier one: there the scripts file the current film first;
 - seven diseases are read from one vector, and all their labels train it, at natural prevalence;
 - no random flips, crops or colours: colours drawn per film would fake a change;
@@ -31,10 +31,11 @@ from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError, nearest
 from methods.base import Method, needs_two_films
 from methods.encoders import mean_of_valid, shrink
-from methods.fusion import EhrFusion
+from methods.fusion import EhrFusion, check_query
 from methods.pyramid import PyramidConfig, PyramidEncoder, initialise
 
-COMPARISONS = ("learnt", "absolute")
+CHOICES = {"comparison": ("learnt", "absolute"), "scales": ("all", "last")}
+"""Fields of the configuration with a closed set of values, the published model's first."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,19 @@ class CheXRelFormerConfig(PyramidConfig):
     d_model: width D of comparisons and of a pair's vector; a multiple of 8
     comparison: of two maps, 'learnt' by convolutions over both, or their 'absolute' difference
     max_film_size: larger films are averaged down to this many pixels a side; 0 leaves them
+    scales: compare the maps of 'all' stages, or of the 'last' alone; the released code's variants
+        are AbsDiff (absolute, all), LastBLK (learnt, last) and AbsDiffL (absolute, last)
+    fusion_query: what looks at what when EHR is fused, 'image' or 'ehr', see `EhrFusion`
+    double_softmax: in training give the loss probabilities for logits, as the released code does;
+        not for mortality, which has one logit
     """
 
     d_model: int = 256
     comparison: str = "learnt"
     max_film_size: int = 224
+    scales: str = "all"
+    fusion_query: str = "image"
+    double_softmax: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -56,9 +65,11 @@ class CheXRelFormerConfig(PyramidConfig):
             raise UserError(f"model.d_model is {self.d_model}, it must be a multiple of 8")
         if self.max_film_size < 0:
             raise UserError(f"model.max_film_size is {self.max_film_size}, it must be 0 or more")
-        if self.comparison not in COMPARISONS:
-            known = nearest(self.comparison, COMPARISONS)
-            raise UserError(f"model.comparison is '{self.comparison}': {known}")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise UserError(f"model.{name} is '{value}': {nearest(value, choices)}")
+        check_query(self.fusion_query)
 
 
 SMALLER: dict[Preset, dict[str, Any]] = {
@@ -101,9 +112,9 @@ class PairNorm(nn.BatchNorm2d):
 class LearntDifference(nn.Sequential):
     """phi_s: two convolutions over both maps of a scale; of equal maps it need not be zero."""
 
-    def __init__(self, d: int) -> None:
+    def __init__(self, n_in: int, d: int) -> None:
         super().__init__(
-            nn.Conv2d(2 * d, d, 3, padding=1),
+            nn.Conv2d(2 * n_in, d, 3, padding=1),
             nn.ReLU(),
             PairNorm(d),
             nn.Conv2d(d, d, 3, padding=1),
@@ -111,7 +122,7 @@ class LearntDifference(nn.Sequential):
         )
 
     def forward(self, both: Tensor) -> Tensor:
-        """Delta_s of the maps P_s and Q_s, float [N, 2, D, h, w]: float [N, D, h, w]."""
+        """Delta_s of the maps P_s and Q_s, float [N, 2, n_in, h, w]: float [N, D, h, w]."""
         return super().forward(both.flatten(1, 2))
 
 
@@ -129,14 +140,15 @@ class PairDecoder(nn.Module):
     Args:
         channels: of the maps, finest first
         d: width D of the comparisons and of v
-        comparison: one of `COMPARISONS`
+        comparison: 'learnt' or 'absolute'
     """
 
     def __init__(self, channels: tuple[int, ...], d: int, comparison: str) -> None:
         super().__init__()
+        self.width = d
         self.project = nn.ModuleList(nn.Conv2d(n, d, 1) for n in channels)
         self.compare = nn.ModuleList(
-            LearntDifference(d) if comparison == "learnt" else AbsoluteDifference()
+            LearntDifference(d, d) if comparison == "learnt" else AbsoluteDifference()
             for _ in channels
         )
         self.fuse = nn.Sequential(nn.Conv2d(len(channels) * d, d, 1), PairNorm(d))
@@ -158,6 +170,28 @@ class PairDecoder(nn.Module):
             for x, project, compare in zip(maps, self.project, self.compare, strict=True)
         ]
         return self.fuse(at_finest(coarse_to_fine(Delta))).mean(dim=(-2, -1))
+
+
+class LastStageDecoder(nn.Module):
+    """A pair's vector from the last stage's maps alone, as they are: no projection, no scales.
+
+    Args:
+        n_channels: of the last map
+        d: width D of a learnt comparison
+        comparison: 'learnt' or 'absolute'
+    """
+
+    def __init__(self, n_channels: int, d: int, comparison: str) -> None:
+        super().__init__()
+        is_learnt = comparison == "learnt"
+        self.width = d if is_learnt else n_channels
+        self.compare = LearntDifference(n_channels, d) if is_learnt else AbsoluteDifference()
+        self.apply(initialise)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, maps: list[Tensor], pairs: Tensor) -> Tensor:
+        """Compare films and average over places; arguments as of `PairDecoder`: [N, width]."""
+        return self.compare(maps[-1][pairs]).mean(dim=(-2, -1))
 
 
 def coarse_to_fine(Delta: list[Tensor]) -> list[Tensor]:
@@ -188,11 +222,24 @@ class CheXRelFormer(Method[CheXRelFormerConfig]):
 
     def __init__(self, config: CheXRelFormerConfig, spec: TaskSpec) -> None:
         super().__init__(config, spec)
+        if config.double_softmax and spec.n_logits == 1:
+            raise UserError("model.double_softmax: the softmax of one logit is 1; leave it out")
         d = config.d_model
         self.encoder = PyramidEncoder.of(config)
-        self.decoder = PairDecoder(self.encoder.channels, d, config.comparison)
-        self.fusion = EhrFusion(d, spec, dropout=config.dropout) if spec.ehr else None
-        self.classifier = nn.Linear(d, spec.n_outputs * spec.n_logits)
+        channels = self.encoder.channels
+        self.decoder: PairDecoder | LastStageDecoder = (
+            PairDecoder(channels, d, config.comparison)
+            if config.scales == "all"
+            else LastStageDecoder(channels[-1], d, config.comparison)
+        )
+        width = self.decoder.width
+        self.token = nn.Linear(width, d) if spec.ehr and width != d else nn.Identity()
+        self.fusion = (
+            EhrFusion(d, spec, dropout=config.dropout, query=config.fusion_query)
+            if spec.ehr
+            else None
+        )
+        self.classifier = nn.Linear(d if spec.ehr else width, spec.n_outputs * spec.n_logits)
         initialise(self.classifier)
 
     @classmethod
@@ -219,11 +266,13 @@ class CheXRelFormer(Method[CheXRelFormerConfig]):
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits; there are no further loss terms and no maps."""
-        v = self._pair_vectors(batch)
+        v = self.token(self._pair_vectors(batch))
         Z = v if self.fusion is None else self.fusion(v, batch)
         logits = self.classifier(mean_of_valid(Z, batch.pair_valid))
         n_outputs = self.spec.n_outputs
-        return Output(logits.unflatten(-1, (n_outputs, -1)) if n_outputs > 1 else logits)
+        logits = logits.unflatten(-1, (n_outputs, -1)) if n_outputs > 1 else logits
+        twice = self.config.double_softmax and self.training
+        return Output(logits.softmax(dim=-1) if twice else logits)
 
     def _pair_vectors(self, batch: Batch) -> Tensor:
         """v of every pair, float [B, P, D], zero where not valid; each film is encoded once."""

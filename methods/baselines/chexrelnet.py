@@ -14,7 +14,8 @@ graph, and the mean over pairs classifies a stay. Differences from the released 
   alike, there each by its own maximum;
 - every pair has a graph of its own: there the edges of a batch lack offsets, so that all graphs but
   the first have self-loops only;
-- all regions of one film are linked: the released code reads links from a file that is not public;
+- all regions of one film are linked: the released code reads links from a file that is not public
+  (`links` takes others);
 - an edge counts once, there one within a film counts twice: `edge_multiplicity` 2 brings that back;
 - all diseases are predicted at once, from the mean over the later film's regions: there one region
   and one disease at a time, without "no change", after balancing the validation and test sets too;
@@ -33,11 +34,11 @@ from torch import Tensor, nn
 from bench.contract import MethodConfig, Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.layout import Packing
-from bench.data.vocabulary import Cxr, Task
+from bench.data.vocabulary import REGIONS, Cxr, Task
 from bench.errors import UserError
 from methods.base import Method, needs_two_films
 from methods.encoders import Encoder, ImageEncoder, encode_valid, mean_of_valid
-from methods.fusion import EhrFusion
+from methods.fusion import EhrFusion, check_query
 
 ATTENTION_SLOPE, SLOPE = 0.2, 0.01
 """Negative slopes of the leaky ReLUs: in the attention logits, and everywhere else."""
@@ -55,6 +56,9 @@ class CheXRelNetConfig(MethodConfig):
     trunk_width: width of the layer before the logits
     edge_multiplicity: how often an edge within a film counts, those between films counting once
     dropout, ehr_dropout: of graph and classifier, and of the EHR encoder
+    links: which regions of one film are linked: 'all', or pairs of their numbers in `REGIONS`,
+        counted from 0, as '0-2,1-3'
+    fusion_query: what looks at what when EHR is fused, 'image' or 'ehr', see `EhrFusion`
     """
 
     backbone: str = "resnet50"
@@ -68,6 +72,8 @@ class CheXRelNetConfig(MethodConfig):
     edge_multiplicity: int = 1
     dropout: float = 0.5
     ehr_dropout: float = 0.1
+    links: str = "all"
+    fusion_query: str = "image"
 
     def __post_init__(self) -> None:
         for name in (
@@ -81,6 +87,8 @@ class CheXRelNetConfig(MethodConfig):
                 raise UserError(f"model.{name} is {getattr(self, name)}, it must be 1 or more")
         if self.d_model < 8 or self.d_model % 8:
             raise UserError(f"model.d_model is {self.d_model}, it must be a multiple of 8")
+        links_of_film(self.links, len(REGIONS))
+        check_query(self.fusion_query)
 
 
 SMALL: dict[str, Any] = {"backbone": "small", "weights": "none"}
@@ -162,6 +170,26 @@ class GraphAttention(nn.Module):
         return (e.float() + edges.log()[..., None]).softmax(dim=2)
 
 
+def links_of_film(links: str, n: int) -> Tensor:
+    """Which of the n regions of one film are linked, float [n, n]: symmetric, no self-loops.
+
+    Raises:
+        UserError: `links` is neither 'all' nor a list of pairs like '0-2,1-3'.
+    """
+    if links == "all":
+        return 1 - torch.eye(n)
+    linked = torch.zeros(n, n)
+    for pair in links.split(","):
+        texts = [end.strip() for end in pair.split("-")]
+        ends = [int(text) if text.isdecimal() else n for text in texts]
+        if len(ends) != 2 or ends[0] == ends[1] or max(ends) >= n:
+            raise UserError(
+                f"model.links is '{links}': give all, or pairs of regions 0 to {n - 1} like 0-2,1-3"
+            )
+        linked[ends, ends[::-1]] = 1
+    return linked
+
+
 def pair_edges(within: Tensor) -> Tensor:
     """How many edges lead from node j (column) to node i (row) in the graph of two films.
 
@@ -191,7 +219,7 @@ class RegionGraph(nn.Module):
             joined, config.d_model, config.second_heads, config.dropout, joined=False
         )
         self.dropout = nn.Dropout(config.dropout)
-        within = config.edge_multiplicity * (1 - torch.eye(n_regions))
+        within = config.edge_multiplicity * links_of_film(config.links, n_regions)
         self.register_buffer("edges", pair_edges(within), persistent=False)
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
@@ -224,7 +252,11 @@ class CheXRelNet(Method[CheXRelNetConfig]):
         self.embed = ImageEmbedder(config)
         self.graph = RegionGraph(config, self.embed.width, spec.n_regions)
         self.film = nn.Linear(self.embed.width, d)
-        self.fusion = EhrFusion(d, spec, dropout=config.ehr_dropout) if spec.ehr else None
+        self.fusion = (
+            EhrFusion(d, spec, dropout=config.ehr_dropout, query=config.fusion_query)
+            if spec.ehr
+            else None
+        )
         self.classifier = nn.Sequential(
             nn.Linear(3 * d, config.trunk_width),
             nn.LeakyReLU(SLOPE),

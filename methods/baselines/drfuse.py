@@ -42,7 +42,8 @@ from methods.encoders import Encoder, ImageEncoder, encode_valid, mean_of_valid,
 BRANCHES = ("ehr", "shared", "cxr")
 """The three tokens that attention weighs, in order: distinct EHR, shared, distinct film."""
 
-UNITS = ("output", "logit")
+CHOICES = {"unit": ("output", "logit"), "join": ("features", "tokens")}
+"""Fields of the configuration with a closed set of values, the default first."""
 
 N_POSITIONS = 350
 """Rows of the table of positions; later hours share its last row."""
@@ -63,6 +64,10 @@ class DrFuseConfig(MethodConfig):
     unit: one attention unit per 'output' (a disease), or per 'logit' (a disease's or a stay's
         class), the other reading of how DrFuse was run on several classes
     full_divergence: add the divergence of the complements, 1 - p and 1 - q
+    drop_films: share of the samples with EHR whose films are hidden in training; the released code
+        hides them from a share of every batch, here each sample's lot is its own
+    join: of several films, each branch's vectors become one by a linear layer over the 'features',
+        or stay 'tokens' of the attention, to which the order of films means nothing
     task_weight: 1/7 turns the progression loss, a sum, into a mean over diseases
     *_weight: of the loss terms, see `loss_weights`
     """
@@ -86,15 +91,21 @@ class DrFuseConfig(MethodConfig):
     ehr_cosine_weight: float = 1.0
     cxr_cosine_weight: float = 1.0
     rank_weight: float = 1.0
+    drop_films: float = 0.0
+    join: str = "features"
 
     def __post_init__(self) -> None:
-        if self.unit not in UNITS:
-            raise UserError(f"model.unit is '{self.unit}': {nearest(self.unit, UNITS)}")
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                known = nearest(getattr(self, name), choices)
+                raise UserError(f"model.{name} is '{getattr(self, name)}': {known}")
         least = {"hidden": 1, "feed_forward": 1, "n_heads": 1, "max_films": 1, "max_film_size": 0}
         for name, minimum in least.items():
             value = getattr(self, name)
             if value < minimum:
                 raise UserError(f"model.{name} is {value}, it must be {minimum} or more")
+        if not 0 <= self.drop_films < 1:
+            raise UserError(f"model.drop_films is {self.drop_films}, give a share, 0 to below 1")
 
     def loss_weights(self) -> dict[str, float]:
         """The task's, the branches' own predictions, disentanglement and the ranking of weights."""
@@ -233,11 +244,11 @@ class DiseaseAttention(nn.Module):
         """Weigh the tokens that are present.
 
         Args:
-            tokens: float [B, 3, h]
-            present: bool [B, 3]; at least one of a sample
+            tokens: float [B, N, h]
+            present: bool [B, N]; at least one of a sample
 
         Returns:
-            each unit's mixture of values, float [B, n_units, h], and weights, [B, n_units, 3].
+            each unit's mixture of values, float [B, n_units, h], and weights, [B, n_units, N].
         """
         sizes = [self.h, self.h, self.n_units * self.h]
         queries, values, keys = self.project(tokens).split(sizes, dim=-1)
@@ -271,7 +282,8 @@ class DrFuse(Method[DrFuseConfig]):
         self.ehr = EhrBranches(n_inputs, config)
         self.films = FilmEncoder(config)
         self.projector = Projector(h)
-        if self.n_slots > 1:
+        self.joined = self.n_slots > 1 and config.join == "features"
+        if self.joined:
             self.join_shared, self.join_distinct = (
                 nn.Linear(self.n_slots * h, h) for _ in range(2)
             )
@@ -309,16 +321,27 @@ class DrFuse(Method[DrFuseConfig]):
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits and, with targets, the loss terms of `loss_weights`; there are no maps."""
-        features = self.disentangle(batch)
+        features = self.disentangle(self._with_films_dropped(batch))
         tokens, present = self.branches(features)
         units, alpha = self.attention(tokens, present)
         logits = self.head(units)
         losses: dict[str, Tensor] = {}
         if batch.targets is not None:
             losses = disentanglement(features, self.config.full_divergence)
-            losses |= self._branch_losses(tokens, present, alpha, batch.targets)
+            losses |= self._branch_losses(*by_branch(tokens, present, alpha), batch.targets)
         per_output = self._per_output(logits)
         return Output(per_output if self.spec.n_outputs > 1 else logits, losses)
+
+    def _with_films_dropped(self, batch: Batch) -> Batch:
+        """In training, hide the films of some samples that have EHR."""
+        if not self.training or not self.config.drop_films:
+            return batch
+        has_ehr = batch.ehr_valid.any(dim=1)
+        dropped = torch.rand(len(batch), device=has_ehr.device) < self.config.drop_films
+        kept = ~(dropped & has_ehr)[:, None]
+        return replace(
+            batch, film_valid=batch.film_valid & kept, pair_valid=batch.pair_valid & kept
+        )
 
     def disentangle(self, batch: Batch) -> Features:
         """Shared and distinct features of the EHR and of each of the newest films."""
@@ -344,17 +367,25 @@ class DrFuse(Method[DrFuseConfig]):
         """The tokens H = [d_ehr, s, d_cxr], float [B, 3, h], and which are present, bool [B, 3].
 
         Films are pooled with the EHR one by one, then joined; a film slot without one is zero.
-        Without films s is that of the EHR, a constant if there is none either.
+        Without films s is that of the EHR, a constant if there is none either. Films that are not
+        joined have an s and a d_cxr each, float [B, 1 + 2 n_slots, h].
         """
         f = features
         has_ehr, has_film, valid = f.has_ehr[:, None], f.has_film[:, None], f.film_valid[..., None]
         pooled = torch.where(has_ehr[..., None], logit_pool(f.s_ehr[:, None], f.s_cxr), f.s_cxr)
-        s, d_cxr = (torch.where(valid, x, 0).flatten(1) for x in (pooled, f.d_cxr))
-        if self.n_slots > 1:
-            s, d_cxr = self.join_shared(s), self.join_distinct(d_cxr)
-        s = torch.where(has_film, s, f.s_ehr)
-        tokens = torch.stack([f.d_ehr, s, d_cxr], dim=1)
-        return tokens, torch.cat([has_ehr, torch.ones_like(has_ehr), has_film], dim=1)
+        s, d_cxr = (torch.where(valid, x, 0) for x in (pooled, f.d_cxr))
+        film_valid = f.film_valid
+        if self.joined:
+            s, d_cxr = (
+                layer(x.flatten(1))[:, None]
+                for layer, x in ((self.join_shared, s), (self.join_distinct, d_cxr))
+            )
+            film_valid = has_film
+        # The newest film has the last slot, so without one no film is there.
+        s = torch.cat([s[:, :-1], torch.where(has_film, s[:, -1], f.s_ehr)[:, None]], dim=1)
+        shared = torch.cat([film_valid[:, :-1], torch.ones_like(has_film)], dim=1)
+        tokens = torch.cat([f.d_ehr[:, None], s, d_cxr], dim=1)
+        return tokens, torch.cat([has_ehr, shared, film_valid], dim=1)
 
     def _branch_losses(
         self, tokens: Tensor, present: Tensor, alpha: Tensor, targets: Targets
@@ -370,6 +401,30 @@ class DrFuse(Method[DrFuseConfig]):
 
     def _per_output(self, logits: Tensor) -> Tensor:
         return logits.unflatten(-1, (self.spec.n_outputs, self.spec.n_logits))
+
+
+def by_branch(tokens: Tensor, present: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, presence and weights of the three branches; films' own tokens taken together.
+
+    Args:
+        tokens: float [B, 1 + 2 n, h]; one of the EHR, n shared ones, n of films
+        present: bool [B, 1 + 2 n]
+        alpha: float [B, n_units, 1 + 2 n]
+
+    Returns:
+        float [B, 3, h], the means of what is present; bool [B, 3]; float [B, n_units, 3], the sums.
+    """
+    n = tokens.shape[1] // 2
+    if n == 1:
+        return tokens, present, alpha
+    sizes = [1, n, n]
+    there = present.split(sizes, dim=1)
+    means = [mean_of_valid(x, p) for x, p in zip(tokens.split(sizes, dim=1), there, strict=True)]
+    return (
+        torch.stack(means, dim=1),
+        torch.stack([p.any(dim=1) for p in there], dim=1),
+        torch.stack([a.sum(dim=-1) for a in alpha.split(sizes, dim=-1)], dim=-1),
+    )
 
 
 def newest_films(batch: Batch, n_slots: int) -> tuple[Tensor, Tensor]:

@@ -5,8 +5,8 @@ images", MLHC 2022, PMLR 182:479-503. It reads the last film; with several, olde
 the DiPro paper's longitudinal variant (appendix A.2.2). Differences from the released code:
 
 - films that are not there are not encoded, so they enter no batch statistics;
-- one stage of training: encoders start from ImageNet (films) and from scratch (EHR), not from two
-  pretrained classifiers, and no head is built that only the first stage would use;
+- one stage of training: encoders start from ImageNet (films) and from scratch (EHR), unless
+  `--weights stage-one:FILE` brings those of a first stage, see `medfuse_stage_one`;
 - no random flips or rotations: drawn per film, they would misalign the films of a pair;
 - films are scaled to 0..1 as for every method here; the first batch normalisation of the ConvNet
   undoes the mean and sd that the released code subtracts, borders aside.
@@ -15,6 +15,7 @@ the DiPro paper's longitudinal variant (appendix A.2.2). Differences from the re
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +27,12 @@ from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
 from methods.base import Method
 from methods.encoders import Encoder, ImageEncoder, encode_valid, shrink
+
+STAGE_ONE = "stage-one"
+"""Kind of weights that a first stage of training wrote."""
+
+ENCODERS = ("ehr.", "films.images.")
+"""Where the encoders are among the parameters of both stages."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ class MedFuse(Method[MedFuseConfig]):
         sequence = encode_valid(self.films, batch.films, batch.layout.films)  # v*, [B, T, hidden]
         valid = batch.film_valid
         if self.ehr is not None:
-            v_ehr = self.ehr(self._hours(batch), batch.ehr_valid)
+            v_ehr = self.ehr(hours_of(batch, self.config.use_demographics), batch.ehr_valid)
             sequence = torch.cat([v_ehr[:, None], sequence], dim=1)
             valid = torch.cat([batch.ehr_valid.any(dim=1, keepdim=True), valid], dim=1)
         h_fusion = last_state(self.fusion, *valid_first(sequence, valid))
@@ -156,11 +163,31 @@ class MedFuse(Method[MedFuseConfig]):
         n_outputs = self.spec.n_outputs
         return Output(logits.unflatten(-1, (n_outputs, -1)) if n_outputs > 1 else logits)
 
-    def _hours(self, batch: Batch) -> Tensor:
-        if not self.config.use_demographics:
-            return batch.ehr_values
-        static = batch.demographics[:, None].expand(-1, batch.ehr_values.shape[1], -1)
-        return torch.cat([batch.ehr_values, static], dim=-1)
+    def load_weights(self, kind: str, file: Path) -> list[str]:
+        """As of every method; kind 'stage-one' brings the encoders, and nothing else.
+
+        Raises:
+            UserError: the file holds no encoders of these sizes.
+        """
+        if kind != STAGE_ONE:
+            return super().load_weights(kind, file)
+        names = [name for name in self.state_dict() if name.startswith(ENCODERS)]
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            self.load_state_dict({name: state[name] for name in names}, strict=False)
+        except Exception as error:
+            # torch.load raises many kinds for a file that is no checkpoint.
+            reason = " ".join(str(error).split())[:300]
+            raise UserError(f"{file} holds no encoders of this {self.title}: {reason}")
+        return [f"encoders are those of a first stage, {file.name}; the rest starts from scratch"]
+
+
+def hours_of(batch: Batch, use_demographics: bool) -> Tensor:
+    """What the LSTM reads: EHR values, float [B, L, 38], on request beside demographics."""
+    if not use_demographics:
+        return batch.ehr_values
+    static = batch.demographics[:, None].expand(-1, batch.ehr_values.shape[1], -1)
+    return torch.cat([batch.ehr_values, static], dim=-1)
 
 
 def valid_first(x: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:

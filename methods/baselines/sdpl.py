@@ -9,7 +9,7 @@ A.2.2): each pair of neighbouring films is compared, and the mean over pairs cla
 Differences from the released code:
 
 - every symptom has its own query: there a reshape without a transpose gives query j to head j of
-  all symptoms, so that the attention is not the symptom's own;
+  all symptoms, so that the attention is not the symptom's own (`released_query_layout` does so);
 - parts that reach no output are left out (value half, output and feed-forward of the query decoder,
   a third convolution, unused norms and heads; 2.6 million parameters that never learn);
 - films are 224 px a side, as for every method here, and the number of places follows from that;
@@ -32,11 +32,13 @@ from torch import Tensor, nn
 
 from bench.contract import Output, Preset, TaskSpec
 from bench.data.batch import Batch, Inputs
+from bench.data.cohort import Cohort
 from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, Cxr, Task
 from bench.errors import UserError
 from methods.base import Method, needs_two_films
 from methods.encoders import mean_of_valid, shrink
-from methods.fusion import EhrFusion
+from methods.findings import has_findings
+from methods.fusion import EhrFusion, check_query
 from methods.pyramid import (
     FIRST_STRIDE,
     INITIAL_SD,
@@ -59,6 +61,9 @@ class SdplConfig(PyramidConfig):
         refined by layers of their number
     task_weight: of the task loss; 1/7 turns the progression loss, a sum, into a mean over diseases
     symptom_weight: of the findings' loss, a mean over films; 2 as each of two films has weight 1
+    fusion_query: what looks at what when EHR is fused, 'image' or 'ehr', see `EhrFusion`
+    released_query_layout: cut queries into heads as the released code does, see
+        `SymptomDisentangler.queries_by_head`
     """
 
     query_heads: int = 8
@@ -67,9 +72,12 @@ class SdplConfig(PyramidConfig):
     film_size: int = 224
     task_weight: float = 1.0
     symptom_weight: float = 2.0
+    fusion_query: str = "image"
+    released_query_layout: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_query(self.fusion_query)
         for name in ("query_heads", "symptom_width", "d_model", "film_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"model.{name} is {getattr(self, name)}, it must be 1 or more")
@@ -120,13 +128,20 @@ class SymptomDisentangler(nn.Module):
         channels: width C of the film's map
         n_places: places n of the film's map
         width: channels e of a symptom's map
+        released_layout: see `queries_by_head`
     """
 
     def __init__(
-        self, channels: int, n_places: int, width: int, n_heads: int, drop_path: float
+        self,
+        channels: int,
+        n_places: int,
+        width: int,
+        n_heads: int,
+        drop_path: float,
+        released_layout: bool = False,
     ) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.released_layout = n_heads, released_layout
         self.queries = nn.Parameter(torch.empty(len(DISEASES), channels))
         self.query_norm, self.key_norm = nn.LayerNorm(channels), nn.LayerNorm(channels)
         self.to_query, self.to_key = nn.Linear(channels, channels), nn.Linear(channels, channels)
@@ -158,11 +173,22 @@ class SymptomDisentangler(nn.Module):
 
         The released code adds A to its own dropped copy, not to an earlier attention: 2A.
         """
-        q = self.to_query(self.query_norm(self.queries)).unflatten(-1, (self.n_heads, -1))
+        q = self.queries_by_head()
         k = self.to_key(self.key_norm(places)).unflatten(-1, (self.n_heads, -1))
         A = torch.einsum("che,nphe->nchp", q, k) / math.sqrt(q.shape[-1])
         A = A + self.drop_path(A)
         return A + self.drop_path(self.refine(A))
+
+    def queries_by_head(self) -> Tensor:
+        """Projected queries, float [7, heads, C / heads].
+
+        In the released layout, of 8 symptoms and 8 heads, head j of symptom c is slice c of query
+        j. Seven symptoms straddle the heads.
+        """
+        q = self.to_query(self.query_norm(self.queries))
+        if self.released_layout:
+            return q.reshape(self.n_heads, len(q), -1).transpose(0, 1)
+        return q.unflatten(-1, (self.n_heads, -1))
 
 
 class ProgressionLearner(nn.Module):
@@ -202,13 +228,18 @@ class Sdpl(Method[SdplConfig]):
             e,
             config.query_heads,
             config.drop_path,
+            config.released_query_layout,
         )
         self.symptoms = nn.Linear(e, 1)
         self.compare = ProgressionLearner(e)
         for part in (self.disentangle, self.symptoms, self.compare):
             part.apply(initialise)
         self.tokens = nn.Linear(e, config.d_model) if spec.ehr else None
-        self.fusion = EhrFusion(config.d_model, spec, dropout=config.dropout) if spec.ehr else None
+        self.fusion = (
+            EhrFusion(config.d_model, spec, dropout=config.dropout, query=config.fusion_query)
+            if spec.ehr
+            else None
+        )
         n_features = len(DISEASES) * (config.d_model if spec.ehr else e)
         self.heads = nn.ModuleList(
             nn.Linear(n_features // spec.n_outputs, spec.n_logits) for _ in range(spec.n_outputs)
@@ -237,6 +268,16 @@ class Sdpl(Method[SdplConfig]):
     def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
         """It compares films."""
         return needs_two_films(cls.title, cxr)
+
+    @classmethod
+    def remarks(cls, cohort: Cohort) -> list[str]:
+        """What a run should say of its cohort: without labels of findings one loss is nothing."""
+        if has_findings(cohort):
+            return []
+        return [
+            f"{cls.title}: no training film has labels of its findings, so the loss 'symptoms' is "
+            "0: the task alone teaches the symptom maps"
+        ]
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits and, with targets, the loss of the films' findings; there are no region maps."""

@@ -67,6 +67,8 @@ class UmseConfig(MethodConfig):
     head_norm: normalise inside the head over the 'batch' or per sample, 'layer'
     freeze_backbone: leave the ConvNet as its weights are, batch statistics included
     max_film_size: larger films are averaged down to this many pixels a side; 0 leaves them
+    residual_bottlenecks: average the bottlenecks after a layer with those before it, an option of
+        the released code
     """
 
     backbone: str = "resnet50"
@@ -83,6 +85,7 @@ class UmseConfig(MethodConfig):
     head_norm: str = "batch"
     freeze_backbone: bool = False
     max_film_size: int = 224
+    residual_bottlenecks: bool = False
 
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
@@ -317,6 +320,7 @@ class ModalityAwareAttention(nn.Module):
     def __init__(self, config: UmseConfig, ehr: bool) -> None:
         super().__init__()
         self.n_layers = config.n_layers
+        self.residual = config.residual_bottlenecks
         self.bottlenecks = nn.Parameter(torch.randn(config.n_bottlenecks, config.d_model))
         self.ehr = Stream(config, config.n_layers) if ehr else None
         # A stream that is not read ends with the last exchange, one layer earlier.
@@ -340,7 +344,8 @@ class ModalityAwareAttention(nn.Module):
                 stream.blocks[layer](torch.cat([b, x_m], dim=1), valid_m)
                 for stream, x_m, valid_m in zip(streams, x, valid, strict=True)
             ]
-            b = exchange([tokens[:, :n_b] for tokens in joined], available, b)
+            exchanged = exchange([tokens[:, :n_b] for tokens in joined], available, b)
+            b = (exchanged + b) / 2 if self.residual else exchanged
             x = [tokens[:, n_b:] for tokens in joined]
         cls = [
             stream.blocks[-1](torch.cat([b, x_m], dim=1), valid_m, slice(n_b, n_b + 1))

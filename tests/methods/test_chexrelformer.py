@@ -73,10 +73,20 @@ class TestSize:
             film_only = CheXRelFormer(config, TaskSpec(PAIR, Cxr.PAIR, ehr=False))
             with_ehr = CheXRelFormer(config, TaskSpec(PAIR, Cxr.PAIR))
             absolute = PairDecoder((64, 128, 320, 512), 256, "absolute")
+            last, last_absolute = (
+                CheXRelFormer(
+                    replace(config, scales="last", comparison=comparison),
+                    TaskSpec(PAIR, Cxr.PAIR, ehr=False),
+                )
+                for comparison in ("learnt", "absolute")
+            )
         assert n_parameters(film_only.encoder) == 28_937_408
         assert n_parameters(film_only) == 36_546_243 - 771 + 5_397
         assert n_parameters(with_ehr) == 37_619_413
         assert n_parameters(absolute) + 28_937_408 + 771 == 29_464_259
+        # 31.89 and 28.94 million there, with one finding's three logits instead of 21.
+        assert n_parameters(last) - 18 * 257 == 31_888_323
+        assert n_parameters(last_absolute) - 18 * 513 == 28_937_408 + 1_539
 
     @pytest.mark.slow
     def test_a_pair_costs_what_the_dipro_paper_says(self) -> None:
@@ -98,7 +108,14 @@ class TestSize:
 
     @pytest.mark.parametrize(
         ("field", "value"),
-        [("d_model", 20), ("comparison", "sum"), ("max_film_size", -1), ("channels", "8")],
+        [
+            ("d_model", 20),
+            ("comparison", "sum"),
+            ("max_film_size", -1),
+            ("channels", "8"),
+            ("scales", "first"),
+            ("fusion_query", "film"),
+        ],
     )
     def test_refuses_bad_sizes(self, field: str, value: object) -> None:
         with pytest.raises(UserError, match=rf"model\.{field}"):
@@ -166,6 +183,23 @@ class TestComparison:
         assert not any(Delta.any() for Delta in seen)
         method(batch)
         assert all(Delta.any() for Delta in seen[4:])
+
+    @pytest.mark.parametrize("ehr", [True, False])
+    @pytest.mark.parametrize(("comparison", "moves"), [("learnt", True), ("absolute", False)])
+    def test_of_the_last_stage_alone(self, comparison: str, moves: bool, ehr: bool) -> None:
+        config = replace(TINY, comparison=comparison, scales="last", d_model=24)
+        method, batch = build(config=config, ehr=ehr), films_of(ehr=ehr)
+        logits = method(batch).logits
+        assert same(method(with_films_exchanged(batch)).logits, logits) != moves
+        maps = method.encoder(method._scaled(batch.films.flatten(0, 1)))
+        both = maps[-1].unflatten(0, (len(batch), 2))
+        v = (both[:, 0] - both[:, 1]).abs()
+        if comparison == "learnt":
+            v = nn.Sequential.forward(method.decoder.compare, both.flatten(1, 2))  # type: ignore[arg-type]
+        seen = method._pair_vectors(batch)[:, 0]
+        torch.testing.assert_close(seen, v.mean(dim=(-2, -1)), rtol=1e-4, atol=1e-5)
+        logits.square().sum().backward()
+        assert not [n for n, p in method.named_parameters() if p.grad is None or not p.grad.any()]
 
     def test_only_the_joined_mean_matters_in_evaluation(self) -> None:
         # Averaging over places commutes with a 1x1 convolution and with running statistics.
@@ -313,6 +347,22 @@ class TestTraining:
             method.classifier.bias *= 1000
         loss = F.cross_entropy(method(batch).logits.flatten(0, 1), labels.flatten())
         assert loss < 0.3  # behind a softmax it could not fall below 0.55
+
+    def test_a_double_softmax_keeps_the_loss_above_055(self) -> None:
+        method, batch = build(config=replace(TINY, double_softmax=True)), films_of()
+        logits = method(batch).logits
+        assert torch.equal(logits, build()(batch).logits)
+        with torch.no_grad():
+            method.classifier.weight *= 1000
+            method.classifier.bias *= 1000
+        given = method.train()(batch).logits
+        torch.testing.assert_close(given.sum(-1), torch.ones(given.shape[:-1]))
+        loss = F.cross_entropy(given.flatten(0, 1), given.argmax(-1).flatten())
+        assert 0.5514 < loss < 0.6  # ln(1 + 2 / e) is 0.55144
+
+    def test_the_softmax_of_one_logit_is_refused(self) -> None:
+        with pytest.raises(UserError, match=r"model\.double_softmax"):
+            build(Task.MORTALITY, replace(TINY, double_softmax=True))
 
     def test_learns_which_film_has_the_finding(self) -> None:
         """Planted: a bright spot in the second film only is worsened, in the first improved."""

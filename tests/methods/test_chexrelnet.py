@@ -26,6 +26,7 @@ from methods.baselines.chexrelnet import (
     CheXRelNetConfig,
     GraphAttention,
     RegionGraph,
+    links_of_film,
     pair_edges,
 )
 from methods.encoders import ImageEncoder
@@ -168,7 +169,7 @@ class TestGraphAttention:
 
 
 class TestRegionGraph:
-    def graph(self, **changes: int) -> RegionGraph:
+    def graph(self, **changes: int | str) -> RegionGraph:
         torch.manual_seed(0)
         return RegionGraph(replace(TINY, **changes), n_in=9, n_regions=R).eval()  # type: ignore[arg-type]
 
@@ -218,6 +219,23 @@ class TestRegionGraph:
         once, twice = self.graph(), self.graph(edge_multiplicity=2)
         assert twice.edges[0, 1] == 2 and twice.edges[R, 0] == 1 and twice.edges[0, 0] == 1
         assert not same(once(x, present), twice(x, present))
+
+    def test_links_are_an_option(self) -> None:
+        links = links_of_film("0-2, 3-1", 4)
+        assert links.tolist() == [[0, 0, 1, 0], [0, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0]]
+        assert torch.equal(links_of_film("all", 3), 1 - torch.eye(3))
+        graph = self.graph(links="0-2,1-3", edge_multiplicity=2)
+        assert torch.equal(graph.edges, pair_edges(2 * links_of_film("0-2,1-3", R)))
+        x, present = torch.randn(1, 2, R, 9), torch.ones(1, 2, R) > 0
+        changed = x.clone()
+        changed[0, 1, 0] += 1
+        moved = (graph(changed, present) - graph(x, present))[0].abs().amax(dim=-1) > 1e-6
+        assert moved.nonzero().tolist() == [[1, 0], [1, 2]]
+
+    @pytest.mark.parametrize("links", ["", "0", "0-10", "1-1", "0--2", "0-2-3", "left-right"])
+    def test_refuses_what_are_no_links(self, links: str) -> None:
+        with pytest.raises(UserError, match=r"model\.links is .* like 0-2,1-3"):
+            replace(TINY, links=links)
 
 
 class TestFilms:

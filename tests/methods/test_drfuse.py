@@ -22,6 +22,7 @@ from methods.baselines.drfuse import (
     DrFuseConfig,
     FilmEncoder,
     absolute_cosine,
+    by_branch,
     cell_losses,
     disentanglement,
     divergence,
@@ -109,11 +110,18 @@ class TestSize:
         with pytest.raises(UserError, match=rf"model\.{name} is 0"):
             replace(TINY, **{name: 0})  # type: ignore[arg-type]
 
+    @pytest.mark.parametrize("share", [-0.1, 1.0])
+    def test_refuses_shares_that_leave_nothing(self, share: float) -> None:
+        with pytest.raises(UserError, match=r"model\.drop_films is .* 0 to below 1"):
+            replace(TINY, drop_films=share)
+
     def test_refuses_bad_choices(self) -> None:
         with pytest.raises(UserError, match="multiple of 4"):
             build(config=replace(TINY, hidden=18))
         with pytest.raises(UserError, match=r"model\.unit is 'disease'"):
             replace(TINY, unit="disease")
+        with pytest.raises(UserError, match=r"model\.join is 'token'"):
+            replace(TINY, join="token")
 
     def test_its_own_recipe_is_a_training_configuration(self) -> None:
         method = "methods.baselines.drfuse:DrFuse"
@@ -360,6 +368,33 @@ class TestMissing:
         assert_same(dict(method.named_buffers()), before)
 
 
+class TestDroppedFilms:
+    config = replace(TINY, drop_films=0.5)
+
+    def test_are_those_of_a_share_of_the_samples_with_ehr_in_training(self) -> None:
+        method, batch = build(config=self.config), without_ehr_of(batch_of(n=64), 5)
+        assert method._with_films_dropped(batch) is batch
+        seen = method.train()._with_films_dropped(batch)
+        left = seen.film_valid.any(dim=1)
+        assert 16 < left.sum() < 48
+        assert left[5]
+        assert torch.equal(seen.film_valid[left], batch.film_valid[left])
+        assert not seen.pair_valid[~left].any()
+        assert not torch.equal(method._with_films_dropped(batch).film_valid, seen.film_valid)
+        assert build().train()._with_films_dropped(batch) is batch
+
+    def test_count_as_films_that_are_not_there(self) -> None:
+        method = build(config=replace(self.config, dropout=0.0)).train()
+        batch = batch_of(n=16)
+        torch.manual_seed(3)
+        seen = method._with_films_dropped(batch)
+        assert 0 < seen.film_valid.any(dim=1).sum() < len(batch)
+        torch.manual_seed(3)
+        found = everything(method, batch)
+        method.config = replace(method.config, drop_films=0.0)
+        assert_same(found, everything(method, seen))
+
+
 class TestEhr:
     @pytest.mark.parametrize("n_hours", [1, 49])
     def test_padding_changes_nothing(self, n_hours: int) -> None:
@@ -463,6 +498,40 @@ class TestFilms:
         assert not same(tokens[:, SHARED], others[:, SHARED])
         assert not same(tokens[:, CXR], others[:, CXR])
         assert not same(method(turned).logits, method(batch).logits)
+
+    @pytest.mark.parametrize("task", [ICU, PAIRS])
+    def test_films_that_stay_tokens_have_no_order(self, task: Task) -> None:
+        method, batch = build(task, replace(TINY, join="tokens")), batch_of(task)
+        order = [1, 0, *range(2, batch.films.shape[1])]
+        turned = replace(batch, films=batch.films[:, order])
+        assert_same(everything(method, turned), everything(method, batch))
+        darker = replace(batch, films=batch.films // 2)
+        assert not same(method(darker).logits, method(batch).logits)
+
+    def test_one_film_that_stays_a_token_is_last(self) -> None:
+        batch = without_films(without_films(batch_of(), slice(None), after=1), 2)
+        batch = without_ehr_of(batch, 1)
+        long, last = build(config=replace(TINY, join="tokens")), build(cxr=Cxr.LAST)
+        assert long.n_slots > 1
+        assert_same(dict(long.state_dict()), dict(last.state_dict()))
+        assert_same(everything(long, batch), everything(last, batch))
+
+    def test_a_branch_has_the_weights_and_the_mean_of_its_tokens(self) -> None:
+        method = build(config=replace(TINY, join="tokens"))
+        batch = without_ehr_of(batch_of(), 3)
+        tokens, present = method.branches(method.disentangle(batch))
+        n_films = batch.film_valid.sum(1)
+        assert (
+            present.sum(1).tolist() == (2 * n_films + (n_films.new_tensor([1, 1, 1, 0]))).tolist()
+        )
+        _, alpha = method.attention(tokens, present)
+        means, there, weights = by_branch(tokens, present, alpha)
+        torch.testing.assert_close(weights.sum(-1), torch.ones(4, 1))
+        torch.testing.assert_close(weights[..., CXR], alpha[..., -method.n_slots :].sum(-1))
+        assert there.tolist() == [[True, True, True]] * 3 + [[False, True, True]]
+        newest = tokens[:, -method.n_slots :]
+        for row, n in enumerate(n_films.tolist()):
+            torch.testing.assert_close(means[row, CXR], newest[row, -n:].mean(0))
 
     def test_permuting_samples_permutes_logits(self) -> None:
         method, batch = build(), batch_of()

@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.contract import Preset, TaskSpec
 from bench.data.batch import Batch
-from bench.data.vocabulary import EHR_VARIABLES, Cxr, Task
+from bench.data.vocabulary import EHR_VARIABLES, NOT_MENTIONED, Cxr, Task
 from bench.errors import UserError
 from bench.objective import task_loss
 from methods.baselines.ehr_transformer import EhrTransformer, EhrTransformerConfig
@@ -158,6 +158,10 @@ def test_loss_of_zero_logits(task: Task) -> None:
     loss = task_loss(task, method(batch).logits, batch.targets, torch.ones(7, 3))
     expected = {Task.DISEASE_PROGRESSION: 7 * np.log(3), Task.MORTALITY: np.log(2)}
     assert loss.item() == pytest.approx(expected.get(task, np.log(4)), rel=1e-5)
+    if not task.is_icu:
+        silent = torch.full_like(batch.targets.progression, NOT_MENTIONED)
+        unmentioned = replace(batch.targets, progression=silent)
+        assert task_loss(task, method(batch).logits, unmentioned, torch.ones(7, 3)) == 0
 
 
 def with_planted_slope(n: int, seed: int) -> Batch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from bench.contract_checks import (
 )
 from bench.data.batch import Batch
 from bench.data.cohort import Cohort
-from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, Cxr, Task
+from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, Cxr, Split, Task
 from bench.errors import UserError
 from bench.objective import task_loss
 from methods.baselines.sdpl import Sdpl, SdplConfig, SymptomDisentangler
@@ -223,6 +224,27 @@ class TestSymptoms:
         assert not moved[others].any()
         assert not changed[others].any()
 
+    def test_in_the_released_layout_a_query_is_a_head_of_all_symptoms(self) -> None:
+        method, films = lively(), films_of().films[:, 0]
+        part = method.disentangle
+        part.released_layout = True
+        with torch.no_grad():
+            flat = part.to_query(part.query_norm(part.queries)).flatten()
+            by_head = part.queries_by_head()
+            for head in range(2):
+                for c in range(len(DISEASES)):
+                    start = 8 * (head * len(DISEASES) + c)
+                    assert torch.equal(by_head[c, head], flat[start : start + 8])
+            maps = symptom_maps(method, films)
+            part.queries[3] += torch.randn(part.queries.shape[1])
+            moved = (symptom_maps(method, films) - maps).abs().amax(dim=(0, 2, 3, 4)) > 1e-3
+        assert moved.sum() > 1
+
+    def test_of_the_configuration_is_the_layout(self) -> None:
+        config = replace(TINY, released_query_layout=True)
+        assert build(config=config).disentangle.released_layout
+        assert not build().disentangle.released_layout
+
     def test_a_film_is_read_without_its_partner(self) -> None:
         method, batch = lively(), only_finding(films_of(), row=1, film=0, disease=2)
         white = batch.films.clone()
@@ -254,6 +276,17 @@ class TestSymptoms:
         assert loss == 0
         loss.backward()
         assert len(silent(method)) == len(list(method.parameters()))
+
+    def test_a_cohort_without_labelled_training_films_is_remarked(self, cohort: Cohort) -> None:
+        training = cohort.split_of_stays()[cohort.films["stay"].to_numpy()] == Split.TRAIN
+        findings = np.full_like(cohort.arrays["findings"], FINDING_UNKNOWN)
+        findings[~training] = 1
+        bare = replace(cohort, arrays={**cohort.arrays, "findings": findings})
+        (remark,) = Sdpl.remarks(bare)
+        assert "the loss 'symptoms' is 0" in remark and "\n" not in remark
+        findings[training.argmax(), 2] = 0
+        assert Sdpl.remarks(bare) == []
+        assert Sdpl.remarks(cohort) == []
 
     def test_an_unlabelled_symptom_gets_no_gradient(self) -> None:
         method = lively()

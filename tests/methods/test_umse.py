@@ -355,6 +355,23 @@ class TestBottlenecks:
         expected = torch.stack([(one[0] + other[0]) / 2, one[1], other[2], b[3]])
         torch.testing.assert_close(after, expected)
 
+    def test_may_be_averaged_with_those_before(self) -> None:
+        method, batch = build(n_layers=2), batch_of()
+        plain = method(batch).logits
+        given: list[Tensor] = []
+        stream = method.attention.ehr
+        assert stream is not None
+        for block in stream.blocks:
+            block.register_forward_pre_hook(lambda _, args: given.append(args[0][:, :4]))
+        method(batch)
+        method.attention.residual = True
+        averaged = method(batch).logits
+        before, exchanged, _, seen = given
+        torch.testing.assert_close(seen, (before + exchanged) / 2)
+        assert not torch.allclose(averaged, plain, rtol=1e-4, atol=1e-5)
+        assert build(residual_bottlenecks=True).attention.residual
+        assert not build().attention.residual
+
     def test_are_all_that_passes_between_the_streams(self) -> None:
         batch = batch_of()
         assert moves(build(n_layers=2), batch, with_other_films(batch))
