@@ -18,6 +18,7 @@ from bench.simulating.identifiers import Identifiers
 from bench.simulating.images import Kind
 from bench.simulating.mimic_iv import write_csv
 from bench.simulating.painter import Painter, Sitter
+from bench.simulating.parallel import in_parallel
 from bench.simulating.population import FILM_SEVERITIES, Population
 from bench.simulating.procedural import ProceduralPainter, packed_masks
 from bench.simulating.streams import Tag, stream
@@ -87,7 +88,7 @@ def write_films(
     masks: dict[str, np.ndarray] = {}
     truth: list[dict[str, float]] = [{} for _ in subject]
     with tqdm(total=len(subject), unit="film", desc="films", disable=None) as bar:
-        for drawn in joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks):
+        for drawn in in_parallel(tasks, jobs):
             for film, found, known in zip(drawn.films, drawn.boxes, drawn.truth, strict=True):
                 boxes[film], truth[film] = found, known
             masks |= drawn.masks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import joblib
@@ -10,15 +10,17 @@ from joblib.externals.loky import get_reusable_executor
 from tqdm import tqdm
 
 
-def run_tasks(tasks: Iterable[Any], jobs: int, label: str) -> list[Any]:
-    """Run delayed calls in `jobs` processes, in order and with progress.
+def in_parallel(tasks: Iterable[Any], jobs: int) -> Iterator[Any]:
+    """Results of delayed calls in `jobs` processes, in order.
 
-    The processes end with them: left idle while a network is trained, they would end by themselves
-    and joblib would warn of a memory leak.
+    The processes end with the last one: left idle while networks are trained, they would end by
+    themselves and joblib would warn of a memory leak.
     """
-    todo = list(tasks)
-    results = joblib.Parallel(n_jobs=jobs, return_as="generator")(todo)
-    done = list(tqdm(results, label, len(todo), disable=None))
+    yield from joblib.Parallel(n_jobs=jobs, return_as="generator")(tasks)
     if jobs != 1:
         get_reusable_executor().shutdown(wait=True)
-    return done
+
+
+def with_progress(tasks: list[Any], jobs: int, label: str) -> list[Any]:
+    """As `in_parallel`, all of them."""
+    return list(tqdm(in_parallel(tasks, jobs), label, len(tasks), disable=None))

@@ -38,6 +38,8 @@ from bench.studies.scores import METRIC, scores_of
 
 FIGURES = Path(__file__).parent / "figures"
 N_RESAMPLES = 1000
+FILM_READERS = ("dipro", "medfuse", "umse", "chexrelnet", "chexrelformer", "sdpl")
+"""Methods that take films without EHR, on both tasks."""
 
 
 def parser() -> Parser:
@@ -45,9 +47,9 @@ def parser() -> Parser:
     p = study_parser("association", __doc__, PAPER_SEEDS)
     p.set_defaults(preset=Preset.DEMO)
     sizes = [size for size in Size if size is not Size.PAPER]
-    p.add_argument("--size", type=arguments.choice(Size), default=Size.SMALL, metavar="NAME",
+    p.add_argument("--size", type=arguments.choice(Size), default=Size.MEDIUM, metavar="NAME",
                    help="of each cohort: " + ", ".join(sizes))  # fmt: skip
-    p.add_argument("--method", nargs="+", default=["dipro", "medfuse"], metavar="NAME")
+    p.add_argument("--method", nargs="+", default=list(FILM_READERS), metavar="NAME")
     p.add_argument("--task", nargs="+", type=arguments.choice(Task), metavar="NAME",
                    default=[Task.DISEASE_PROGRESSION, Task.MORTALITY])  # fmt: skip
     r2 = [round(ceiling(v), 3) for v in PAPER_VARIANCES]

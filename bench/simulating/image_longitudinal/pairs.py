@@ -29,6 +29,7 @@ from bench.simulating.image_longitudinal.vae import (
     rank_latents,
 )
 from bench.simulating.painter import Sitter
+from bench.simulating.parallel import in_parallel
 from bench.simulating.populate import draw_subject
 from bench.simulating.population import FILM_SEVERITIES
 from bench.simulating.procedural import ProceduralPainter
@@ -85,7 +86,7 @@ class ProceduralShow:
     def __call__(self, z: np.ndarray, seed: int) -> np.ndarray:
         """Films of patients who differ in anatomy and exposure too."""
         tasks = [joblib.delayed(_procedural_film)(row, seed, k) for k, row in enumerate(z)]
-        return np.stack(joblib.Parallel(n_jobs=self.jobs, batch_size=32)(tasks))
+        return np.stack(list(in_parallel(tasks, self.jobs)))
 
 
 def _procedural_film(z: np.ndarray, seed: int, subject: int) -> np.ndarray:

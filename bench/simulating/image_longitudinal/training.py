@@ -18,7 +18,7 @@ from bench.simulating.diffusion.stages import Stage, run_stage, seeded
 from bench.simulating.film import render_film
 from bench.simulating.image_longitudinal.likeness import Gradients, Perceptual
 from bench.simulating.image_longitudinal.vae import ImageVAE, VaeConfig, vae_loss
-from bench.simulating.parallel import run_tasks
+from bench.simulating.parallel import with_progress
 from bench.simulating.populate import draw_subject
 from bench.simulating.population import FILM_SEVERITIES
 from bench.simulating.streams import Tag, stream
@@ -109,7 +109,7 @@ def training_films(training: Training, jobs: int = 1) -> tuple[Tensor, Tensor]:
         joblib.delayed(_draw)(training.seed, subject, training.films_each, training.config.size)
         for subject in range(training.n_subjects)
     ]
-    films, conditions = zip(*run_tasks(tasks, jobs, "training films"), strict=True)
+    films, conditions = zip(*with_progress(tasks, jobs, "training films"), strict=True)
     return torch.from_numpy(np.concatenate(films)), torch.cat(conditions)
 
 

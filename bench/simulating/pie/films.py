@@ -11,7 +11,7 @@ import numpy as np
 from bench.simulating.anatomy import draw_anatomy
 from bench.simulating.boxes import Box
 from bench.simulating.film import render_film
-from bench.simulating.parallel import run_tasks
+from bench.simulating.parallel import with_progress
 from bench.simulating.pie.findings import MOST
 from bench.simulating.population import FILM_SEVERITIES
 from bench.simulating.streams import Tag, stream
@@ -39,7 +39,7 @@ def draw_films(
     A patient is the same in every call, so ranges that do not overlap share nobody.
     """
     tasks = [joblib.delayed(_draw_patient)(seed, p, n_each, size, shown) for p in patients]
-    drawn = run_tasks(tasks, jobs, "patients")
+    drawn = with_progress(tasks, jobs, "patients")
     images, severities, boxes = zip(*drawn, strict=True)
     return np.concatenate(images), np.concatenate(severities), list(chain.from_iterable(boxes))
 
