@@ -5,6 +5,8 @@ python -m bench.simulate --mimic-iv DIR --out data/raw/demo100    films for a re
 python -m bench.simulate --engine image-longitudinal --association 0.5        another engine
 python -m bench.simulate oracle data/raw/small                    the best scores that are possible
 python -m bench.simulate evaluate data/raw/small-image-longitudinal           its own five checks
+python -m bench.simulate edit | calibrate | score --help          films edited step by step
+python -m bench.simulate finetune --help                          a Stable Diffusion U-Net on films
 """
 
 from __future__ import annotations
@@ -252,12 +254,19 @@ def _pie(words: Sequence[str]) -> int:
     return command.main(words)
 
 
+def _finetune(words: Sequence[str]) -> int:
+    from bench.simulating.diffusion import finetune_command
+
+    return finetune_command.main(words[1:])
+
+
 COMMANDS = {
     "oracle": _oracle,
     "evaluate": _evaluate,
     "edit": _pie,
     "calibrate": _pie,
     "score": _pie,
+    "finetune": _finetune,
 }
 """What a first word other than a flag does, instead of simulating."""
 

@@ -34,6 +34,8 @@ class Stage:
     """What is trained and how: AdamW, warm-up, then a cosine.
 
     ema: decay of the average of weights that replaces them at the end; 0 keeps the last ones
+    warm_up: steps; last_lr: share of `lr` that the cosine ends with, 1 for a constant one
+    accumulate: batches whose mean gradient makes a step
     """
 
     name: str
@@ -46,6 +48,9 @@ class Stage:
     seed: int
     ema: float = 0.0
     checkpoint_every: int = 100
+    warm_up: int = WARMUP_STEPS
+    last_lr: float = LAST_LR
+    accumulate: int = 1
 
 
 def run_stage(stage: Stage, checkpoint: Path) -> None:
@@ -70,22 +75,27 @@ def run_stage(stage: Stage, checkpoint: Path) -> None:
 
 
 def _step(stage: Stage, optimizer: torch.optim.Optimizer, step: int) -> float:
+    """One step of the optimizer; the mean loss of its batches."""
     rng = np.random.default_rng([stage.seed, step])
-    rows = torch.from_numpy(rng.integers(stage.n_samples, size=stage.batch_size))
-    noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
     for group in optimizer.param_groups:
-        group["lr"] = stage.lr * _lr_share(step, stage.n_steps)
+        group["lr"] = stage.lr * _lr_share(stage, step)
     optimizer.zero_grad()
-    loss = stage.loss(rows, noise)
-    loss.backward()
+    total = 0.0
+    for _ in range(stage.accumulate):
+        rows = torch.from_numpy(rng.integers(stage.n_samples, size=stage.batch_size))
+        noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        loss = stage.loss(rows, noise) / stage.accumulate
+        loss.backward()
+        total += loss.item()
     nn.utils.clip_grad_norm_(stage.module.parameters(), 1.0)
     optimizer.step()
-    return loss.item()
+    return total
 
 
-def _lr_share(step: int, n_steps: int) -> float:
-    cosine = 0.5 * (1 + math.cos(math.pi * step / n_steps))
-    return min((step + 1) / WARMUP_STEPS, 1.0) * (LAST_LR + (1 - LAST_LR) * cosine)
+def _lr_share(stage: Stage, step: int) -> float:
+    cosine = 0.5 * (1 + math.cos(math.pi * step / stage.n_steps))
+    warmth = min((step + 1) / max(stage.warm_up, 1), 1.0)
+    return warmth * (stage.last_lr + (1 - stage.last_lr) * cosine)
 
 
 @torch.no_grad()

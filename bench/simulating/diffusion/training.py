@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bench.simulating.diffusion.autoencoder import autoencoder_loss
 from bench.simulating.diffusion.cache import trained
+from bench.simulating.diffusion.epsilon import epsilon_loss
 from bench.simulating.diffusion.model import DiffusionConfig, LatentDiffusion, to_unit
 from bench.simulating.diffusion.stages import Stage, run_stage, seeded
 
@@ -74,17 +75,14 @@ def _unet_stage(model: LatentDiffusion, latents: Tensor, conditions: Tensor) -> 
     alphas = model.schedule.alphas_bar().float()
 
     def loss(rows: Tensor, generator: torch.Generator) -> Tensor:
-        z, n = latents[rows], len(rows)
-        t = torch.randint(len(alphas), (n,), generator=generator)
-        noise = torch.randn(z.shape, generator=generator)
-        shared = torch.randn(*z.shape[:2], 1, 1, generator=generator)
-        noise = noise + config.noise_offset * shared
-        conditioned = torch.rand(n, generator=generator) >= config.drop_condition
-        alpha = alphas[t][:, None, None, None]
-        noised = alpha.sqrt() * z + (1 - alpha).sqrt() * noise
-        error = model.noise(noised, t, conditions[rows], conditioned) - noise
-        snr = alphas[t] / (1 - alphas[t])
-        return (snr.clamp(max=config.min_snr) / snr * error.square().mean(dim=(1, 2, 3))).mean()
+        def predict(noised: Tensor, t: Tensor) -> Tensor:
+            conditioned = torch.rand(len(rows), generator=generator) >= config.drop_condition
+            return model.noise(noised, t, conditions[rows], conditioned)
+
+        return epsilon_loss(
+            predict, latents[rows], alphas, generator,
+            noise_offset=config.noise_offset, min_snr=config.min_snr,
+        )  # fmt: skip
 
     return Stage(
         "diffusion", model.unet, loss, len(latents), config.unet_steps, config.batch_size,

@@ -33,15 +33,19 @@ class ClipImages:
         if not (folder / "config.json").is_file():
             raise UserError(f"--clip {folder}: no config.json, name a folder of CLIP")
         kind = transformers.CLIPVisionModelWithProjection
+        # A wrong folder is told here in one line, not also in a table of weights.
+        transformers.logging.set_verbosity_error()
         try:
             model, loading = kind.from_pretrained(
                 folder, local_files_only=True, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"--clip {folder}: {str(error).strip().splitlines()[0]}")
+        except RuntimeError:
+            raise _no_weights(folder)
         # Weights that a folder lacks would be drawn at random.
         if loading["missing_keys"]:
-            raise UserError(f"--clip {folder}: no weights of CLIP's image encoder with projection")
+            raise _no_weights(folder)
         self.model = model.eval().requires_grad_(False)
 
     @torch.inference_mode()
@@ -55,3 +59,7 @@ class ClipImages:
     def similarity(self, first: Tensor, second: Tensor) -> float:
         """Mean cosine similarity of films and those of the same rows in `second`."""
         return float((self.embed(first) * self.embed(second)).sum(dim=1).mean())
+
+
+def _no_weights(folder: Path) -> UserError:
+    return UserError(f"--clip {folder}: no weights of CLIP's image encoder with its projection")

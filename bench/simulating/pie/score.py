@@ -156,11 +156,13 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """FID's distance of the Gaussians of features [N, d] and [M, d].
 
     |m_1 - m_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2)); with C = A^T A, the last trace is the sum of
-    the singular values of A_1 A_2^T, which needs no root of a matrix and no full rank.
+    the singular values of A_1 A_2^T, which needs no root of a matrix and no full rank. Those of
+    R_1 R_2^T are the same, with A = Q R, and it is [d, d] at most.
     """
     a, b = ((x - x.mean(axis=0)) / np.sqrt(len(x) - 1) for x in (first, second))
     shift = np.sum((first.mean(axis=0) - second.mean(axis=0)) ** 2)
-    common = np.linalg.svd(a @ b.T, compute_uv=False).sum()
+    r_1, r_2 = np.linalg.qr(a).R, np.linalg.qr(b).R
+    common = np.linalg.svd(r_1 @ r_2.T, compute_uv=False).sum()
     return float(shift + np.sum(a**2) + np.sum(b**2) - 2 * common)
 
 

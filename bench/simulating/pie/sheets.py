@@ -94,7 +94,8 @@ def write_score(out: Path, scores: Sequence[Score]) -> None:
         curves.to_csv(folder / CURVE, index_label="stage", lineterminator="\n")
         _draw_curves(folder / "confidence.png", {s.finding: curves[s.finding] for s in scores})
         for s in scores:
-            rows = [np.hstack([to_bytes(f)[k] for f in s.films]) for k in range(N_SHEET_FILMS)]
+            n_rows = min(N_SHEET_FILMS, len(s.films[0]))
+            rows = [np.hstack([to_bytes(f)[k] for f in s.films]) for k in range(n_rows)]
             sheet = Image.fromarray(np.vstack(rows))
             sheet.resize((sheet.width * 2, sheet.height * 2)).save(folder / f"{s.finding}.png")
 

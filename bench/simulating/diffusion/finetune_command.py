@@ -1,0 +1,179 @@
+"""The word `finetune` of bench.simulate: from a pipeline folder and films to a pipeline folder."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+
+from bench import arguments
+from bench.environment import choose_device
+from bench.errors import Parser, UserError
+from bench.simulating.diffusion.finetune import (
+    RECIPES,
+    Condition,
+    Examples,
+    Recipe,
+    check_resolution,
+    finetune,
+)
+from bench.simulating.diffusion.finetune_examples import (
+    Prompted,
+    TextExamples,
+    VectorExamples,
+    read_prompted,
+)
+from bench.simulating.diffusion.finetune_place import Place
+from bench.simulating.diffusion.stable_diffusion import StableDiffusion, TextStableDiffusion
+from bench.simulating.image_longitudinal.decoders import drawn_latents, vectors_of
+from bench.simulating.image_longitudinal.training import Training, trained_vae, training_films
+
+COPIED: Final = {
+    Condition.TEXT: ("vae", "scheduler", "text_encoder", "tokenizer"),
+    Condition.VECTOR: ("vae", "scheduler"),
+}
+"""Parts of the pretrained pipeline that make the result complete."""
+
+
+def parser() -> Parser:
+    """The arguments after the word."""
+    p = Parser(
+        prog="python -m bench.simulate finetune",
+        description="Fine-tune the U-Net of a local Stable Diffusion 1.x folder on films: told by "
+        "text as in PIE (arXiv 2309.11745), or by vectors as in Image-Longitudinal "
+        "(arXiv 2410.16177). Killed, the same command goes on. Defaults are the papers'.",
+    )
+    add = p.add_argument
+    add("--pretrained-model-name-or-path", type=Path, required=True, metavar="DIR",
+        help="a Stable Diffusion 1.x folder saved by diffusers; nothing is downloaded")  # fmt: skip
+    add("--condition", type=arguments.choice(Condition), required=True, metavar="NAME",
+        help="text: films of --raw and their CheXpert labels; vector: the films of the "
+        "autoencoder of --decoder diffusion, its z and severities")  # fmt: skip
+    add("--raw", type=Path, metavar="DIR",
+        help="of text: what bench.simulate wrote, or the folder of MIMIC-CXR-JPG")  # fmt: skip
+    add("--output-dir", type=Path, required=True, metavar="DIR", help="where the pipeline goes")
+    _add_recipe(p)
+    add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
+    add("--jobs", type=arguments.positive, metavar="N", help="threads or processes (cores)")
+    add("--engines", type=Path, default=Path("data") / "engines", metavar="DIR",
+        help="of vector: trained engines; a missing autoencoder is trained")  # fmt: skip
+    add("--perceptual", type=Path, metavar="FILE",
+        help="of vector: as the autoencoder was trained with")  # fmt: skip
+    return p
+
+
+def _add_recipe(p: Parser) -> None:
+    """What may differ from the paper's recipe; defaults differ by condition."""
+    text, vector = RECIPES[Condition.TEXT], RECIPES[Condition.VECTOR]
+
+    def add(flag: str, kind: Callable[[str], Any], metavar: str, meaning: str, field: str) -> None:
+        default = f"(text {getattr(text, field):g}, vector {getattr(vector, field):g})"
+        p.add_argument(
+            flag, type=kind, metavar=metavar, dest=field, help=f"{meaning} {default}".strip()
+        )
+
+    add("--train-steps", arguments.positive, "N", "steps of the optimizer", "n_steps")
+    add("--batch-size", arguments.positive, "N", "films at once", "batch_size")
+    add("--accumulate", arguments.positive, "N", "batches of a step", "accumulate")
+    add("--learning-rate", _above_0, "X", "", "lr")
+    add("--warm-up", _count, "N", "steps in which the learning rate rises", "warm_up")
+    add("--noise-offset", _not_negative, "X", "sd of the noise of a whole channel", "noise_offset")
+    add("--resolution", arguments.positive, "PX", "side of the films", "resolution")
+    add("--seed", _count, "N", "of films and noise", "seed")
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def _above_0(text: str) -> float:
+    if not 0 < _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return _number(text)
+
+
+def _not_negative(text: str) -> float:
+    if not 0 <= _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
+    return _number(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
+    return int(text)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the command; returns the exit status."""
+    arg = parser().parse_args(argv)
+    _check(arg)
+    recipe = recipe_of(arg)
+    source = Training(perceptual=arg.perceptual) if arg.raw is None else read_prompted(arg.raw)
+    place = Place(arg.output_dir)
+    settings = {
+        "condition": str(arg.condition),
+        "pretrained": str(arg.pretrained_model_name_or_path.absolute()),
+        "recipe": recipe.settings(),
+        "films": source.settings(),
+    }
+    if place.is_done(settings):
+        print(f"{arg.output_dir} is already there")
+        return 0
+    generator, examples = _loaded(arg, recipe, source)
+    check_resolution(generator, recipe.resolution)
+    place.begin(settings)
+    print(f"{len(examples)} films, {recipe.n_steps} steps -> {place.out}", flush=True)
+    finetune(generator, examples, recipe, place.checkpoint)
+    place.finish(generator.unet, arg.pretrained_model_name_or_path, COPIED[arg.condition])
+    return 0
+
+
+def recipe_of(arg: argparse.Namespace) -> Recipe:
+    """The paper's recipe of a condition, with what the command says in its place."""
+    given = {f.name: getattr(arg, f.name, None) for f in fields(Recipe)}
+    return RECIPES[arg.condition].changed(**given)
+
+
+def _check(arg: argparse.Namespace) -> None:
+    if arg.condition is Condition.TEXT and arg.raw is None:
+        raise UserError("--condition text needs --raw DIR: films and their CheXpert labels")
+    if arg.condition is Condition.VECTOR and arg.raw is not None:
+        raise UserError("--raw is for --condition text: vector draws its own films, leave it out")
+    for_text = arg.condition is Condition.TEXT
+    if arg.perceptual is not None and (for_text or not arg.perceptual.is_file()):
+        raise UserError(f"--perceptual {arg.perceptual}: name a file, and --condition vector")
+
+
+def _loaded(
+    arg: argparse.Namespace, recipe: Recipe, source: Prompted | Training
+) -> tuple[StableDiffusion, Examples]:
+    """The pipeline, and the films of a source as it is told of them."""
+    folder, device = arg.pretrained_model_name_or_path, choose_device(arg.device)
+    jobs = arg.jobs or os.cpu_count() or 1
+    if isinstance(source, Prompted):
+        told = TextStableDiffusion(folder, device=device)
+        return told, TextExamples(source, told, recipe.resolution, jobs)
+    generator = StableDiffusion(folder, device=device)
+    images, vectors = films_and_vectors(source, arg.engines, jobs)
+    return generator, VectorExamples(images, vectors, generator, recipe.resolution)
+
+
+def films_and_vectors(training: Training, engines: Path, jobs: int) -> tuple[Tensor, Tensor]:
+    """The autoencoder's training films uint8 [N, S, S] and the vectors told of them [N, L + 13].
+
+    They are those of the tiny diffusion model (`decoders.trained_diffusion`).
+    """
+    vae = trained_vae(training, engines, jobs)
+    images, conditions = training_films(training, jobs)
+    z = drawn_latents(vae, images, conditions, training.seed)
+    return images, vectors_of(vae, z, conditions)
