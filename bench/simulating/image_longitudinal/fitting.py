@@ -71,26 +71,29 @@ def fit(
     Standard errors come from the outer products of the subjects' scores. `progress` is told the
     value after every step.
     """
-    modes, n_evaluations = start.ebe(y), 0
+    modes, n_evaluations, lowest = start.ebe(y), 0, np.inf
 
     def value(logs: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal modes, n_evaluations
-        values, modes, gradients = _with_scores(y, with_logs(start, logs), modes, method)
+        nonlocal modes, n_evaluations, lowest
+        values, found, gradients = _with_scores(y, with_logs(start, logs), modes, method)
         n_evaluations += 1
         progress(float(values.sum()))
+        # Modes of a step that went too far are poor starts for the next one.
+        if values.sum() < lowest:
+            modes, lowest = found, values.sum()
         return values.sum(), gradients.sum(axis=0)
 
     logs, best = as_logs(start), np.inf
     for _ in range(MAX_RESTARTS):
         found = minimize(
             *(value, logs), jac=True, method="L-BFGS-B", bounds=[(LOWER, UPPER)] * 7,
-            options={"maxiter": 100, "ftol": 1e-9},
+            options={"maxiter": 100, "ftol": 1e-7},
         )  # fmt: skip
         logs, gain, best = found.x, best - found.fun, found.fun
         if gain < ENOUGH:
             break
         # Modes that were followed from step to step may have become poor ones.
-        modes = _better(y, with_logs(start, logs), modes)
+        modes, lowest = _better(y, with_logs(start, logs), modes), np.inf
     fitted = with_logs(start, logs)
     values, _, gradients = _with_scores(y, fitted, modes, method)
     scores = -0.5 * gradients

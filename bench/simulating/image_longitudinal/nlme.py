@@ -83,7 +83,7 @@ class Nlme:
         self, y: np.ndarray, eta: np.ndarray, sigma: float, n_steps: int = 60
     ) -> np.ndarray:
         """Levenberg-Marquardt; every subject has its own damping and stops on its own."""
-        precision = np.diag(1 / np.array(self.omega))
+        eta, precision = eta.copy(), np.diag(1 / np.array(self.omega))
         value, damping = self.joint(y, eta, sigma), np.full(len(y), 1e-2)
         open_ = np.arange(len(y))
         for _ in range(n_steps):
