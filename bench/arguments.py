@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -116,11 +117,54 @@ def add_actions(parser: Parser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
 
 
-def positive(text: str) -> int:
-    """A whole number above 0."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+def at_least(least: int) -> Callable[[str], int]:
+    """A parser of whole numbers from `least` on."""
+
+    def parse(text: str) -> int:
+        if not text.isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above {least - 1}")
+        return int(text)
+
+    return parse
+
+
+positive = at_least(1)
+"""A whole number above 0."""
+
+
+def whole(text: str) -> int:
+    """A whole number of 0 or more."""
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
     return int(text)
+
+
+def above_0(text: str) -> float:
+    """A finite number above 0."""
+    if not 0 < _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+    return _number(text)
+
+
+def not_negative(text: str) -> float:
+    """A finite number of 0 or more."""
+    if not 0 <= _number(text) < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
+    return _number(text)
+
+
+def share(text: str) -> float:
+    """A number above 0 and up to 1."""
+    if not 0 < _number(text) <= 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0 and up to 1")
+    return _number(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def choice(enum: type[EnumT]) -> Callable[[str], EnumT]:

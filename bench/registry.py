@@ -70,8 +70,10 @@ def source_files(name: str) -> list[Path]:
 
 def _imported(place: str, file: Path, packages: set[str]) -> set[str]:
     """Modules of some packages that a module imports anywhere in its file."""
+    if file.suffix != ".py":
+        return set()
     names: set[str] = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):

@@ -12,7 +12,6 @@ python -m bench.simulate finetune --help                          a Stable Diffu
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import signal
 import sys
@@ -73,7 +72,11 @@ def parser() -> Parser:
     )
     for name, meaning in KNOBS.items():
         p.add_argument(
-            f"--{name.replace('_', '-')}", type=_multiplier, default=1.0, metavar="X", help=meaning
+            f"--{name.replace('_', '-')}",
+            type=arguments.not_negative,
+            default=1.0,
+            metavar="X",
+            help=meaning,
         )
     p.add_argument(
         "--signal",
@@ -95,7 +98,7 @@ def _add_image_longitudinal(p: Parser) -> None:
     )
     p.add_argument(
         "--association",
-        type=_share,
+        type=arguments.share,
         metavar="R2",
         help="of image-longitudinal: the share of anything else's variance that films can explain "
         "at best, above 0 and at most 1 (1)",
@@ -124,27 +127,6 @@ def oracle_parser() -> Parser:
     )
     p.add_argument("raw", type=Path, metavar="DIR", help="a folder that bench.simulate wrote")
     return p
-
-
-def _share(text: str) -> float:
-    value = _number(text)
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to 1")
-    return value
-
-
-def _multiplier(text: str) -> float:
-    value = _number(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a number of 0 or more")
-    return value
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -30,7 +30,10 @@ def fit_on_adults(
     """
     stays = adult_stays(read_stays(mimic_iv), rules, Attrition()).reset_index(drop=True)
     items = sorted({*ITEMS[item_map](), *MEASURE_ITEMS})
-    counts = count_raw_events(mimic_iv, stays, items, MEASURE_ITEMS, rules, work)
+    # Of several items of a variable, which one is kept is told by their times alone.
+    several = rules.normalise_on_kept and item_map is ItemMap.EXTENDED
+    single = items if several else MEASURE_ITEMS
+    counts = count_raw_events(mimic_iv, stays, items, single, rules, work)
     values = physical_values(counts, rules, Counter(), item_map)
     measures = _with_time(counts)
     variable, value, times = (values[name].to_numpy() for name in ("variable", "physical", "times"))

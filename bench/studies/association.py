@@ -24,7 +24,7 @@ from scipy.special import expit, softmax
 from bench import arguments
 from bench.config import PAPER_SEEDS, Request
 from bench.contract import Preset
-from bench.data.cohort import Cohort
+from bench.data.cohort import MANIFEST, Cohort
 from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Cxr, Progression, Task
 from bench.demo import make_cohort, raw_folder
 from bench.errors import Parser, UserError, run_command
@@ -73,11 +73,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             for method in arg.method
         ]
         work_off(f"association {r2:g}", requests, arg, cohort, store)
+        if arg.dry_run:
+            continue
         rows += _rows(r2, cohort, store, arg)
-    print(f"\nSIMULATED: engine {Engine.IMAGE_LONGITUDINAL}, {arg.size}; preset {arg.preset}, ")
-    print(f"films alone, {len(arg.seeds)} seeds\n")
     if not rows:
         return 0
+    print(f"\nSIMULATED: engine {Engine.IMAGE_LONGITUDINAL}, {arg.size}; preset {arg.preset}, ")
+    print(f"films alone, {len(arg.seeds)} seeds\n")
     table = pd.DataFrame(rows)
     print(table.to_markdown(index=False, floatfmt=".3f"))
     _draw(table)
@@ -87,7 +89,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _cohort(r2: float, arg: argparse.Namespace) -> Cohort:
     engine = Engine.IMAGE_LONGITUDINAL
     words = ("--size", arg.size, "--engine", engine, "--association", str(r2))
-    return make_cohort(Path("data") / f"simulated-{arg.size}-{engine}-{r2:g}", arg.preset, *words)
+    place = Path("data") / f"simulated-{arg.size}-{engine}-{r2:g}-{arg.preset}"
+    if arg.dry_run and not (place / MANIFEST).exists():
+        raise UserError(f"{place} is not there: without --dry-run it is made")
+    return make_cohort(place, arg.preset, *words)
 
 
 def _request(method: str, task: Task, seed: int, arg: argparse.Namespace) -> Request:

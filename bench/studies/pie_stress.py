@@ -38,6 +38,7 @@ from bench.preparing.images import crop
 from bench.runner import Run
 from bench.simulating.boxes import Box
 from bench.simulating.diffusion.model import to_bytes, to_unit
+from bench.simulating.engines import CACHE
 from bench.simulating.pie.calibration import masks_of
 from bench.simulating.pie.compose import SIZE, shrunk, with_change
 from bench.simulating.pie.edit import pie
@@ -81,7 +82,7 @@ def parser() -> Parser:
     p.add_argument("--no-ehr", action="store_true", help="films alone")
     p.add_argument("--films", type=arguments.positive, default=48, metavar="N", help="to edit")
     p.add_argument("--engine-seed", type=int, default=7, metavar="N", help="of PIE's tiny engine")
-    p.add_argument("--engines", type=Path, default=Path("data") / "engines", metavar="DIR",
+    p.add_argument("--engines", type=Path, default=CACHE, metavar="DIR",
                    help="trained engines")  # fmt: skip
     p.set_defaults(preset=Preset.DEMO)
     return p

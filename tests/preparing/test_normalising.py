@@ -127,6 +127,21 @@ def test_official_statistics_are_over_the_value_of_a_time_that_is_kept(tmp_path:
     assert found["normalise_on_kept"] == pytest.approx(np.mean([98, 100, 60, 60, 70]))
 
 
+def test_of_several_items_of_a_variable_one_value_of_a_time_is_kept(tmp_path: Path):
+    tree = RawTree()
+    tree.add_stay(0)
+    for item, value in ((220179, 120), (220050, 110)):  # both systolic
+        tree.chart(0, 1, item, value)
+    tree.chart(0, 2, 220050, 100)
+    tree.chart(0, 1, URINE, 50)
+    tree.measure(0, 1, 50912, 1)  # creatinine: the laboratory's table is read too
+    mimic_iv = tree.write(tmp_path / "raw").mimic_iv
+    rules = replace(STRICT, normalise_on_kept=True)
+    fitted = fit_on_adults(mimic_iv, rules, ItemMap.EXTENDED, Workplace(tmp_path))
+    systolic = EHR_VARIABLES.index("Systolic blood pressure")
+    assert fitted.ehr_mean[systolic] == pytest.approx(np.mean([120, 100]))
+
+
 def test_of_several_at_a_time_the_last_is_kept():
     events = Events(*(np.array(x) for x in ([0, 0, 0, 1, 1], [4, 4, 4, 4, 5], [7, 7, 8, 8, 8])),
                     np.array([1.0, 2, 3, 4, 5]))  # fmt: skip

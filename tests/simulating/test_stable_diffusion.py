@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,17 @@ def test_folders_that_are_no_pipeline_are_refused(pipeline_folder: Path, tmp_pat
         TextStableDiffusion(tmp_path)
     with pytest.raises(UserError, match="holds no U-Net"):
         TextStableDiffusion(pipeline_folder, finetuned=tmp_path)
+
+
+def test_a_pipeline_that_lacks_weights_is_refused(pipeline_folder: Path, tmp_path: Path):
+    safetensors = pytest.importorskip("safetensors.torch")
+    shutil.copytree(pipeline_folder, tmp_path / "sd")
+    file = tmp_path / "sd" / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = safetensors.load_file(file)
+    del weights["conv_in.weight"]
+    safetensors.save_file(weights, file)
+    with pytest.raises(UserError, match=r"lacks weights: conv_in\.weight"):
+        StableDiffusion(tmp_path / "sd")
 
 
 def test_other_noise_schedules_are_refused(pipeline_folder: Path, tmp_path: Path):

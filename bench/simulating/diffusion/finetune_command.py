@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
-
-from torch import Tensor
 
 from bench import arguments
 from bench.environment import choose_device
@@ -31,8 +28,9 @@ from bench.simulating.diffusion.finetune_examples import (
 )
 from bench.simulating.diffusion.finetune_place import Place
 from bench.simulating.diffusion.stable_diffusion import StableDiffusion, TextStableDiffusion
-from bench.simulating.image_longitudinal.decoders import drawn_latents, vectors_of
-from bench.simulating.image_longitudinal.training import Training, trained_vae, training_films
+from bench.simulating.engines import CACHE
+from bench.simulating.image_longitudinal.decoders import films_and_vectors
+from bench.simulating.image_longitudinal.training import Training, trained_vae
 
 COPIED: Final = {
     Condition.TEXT: ("vae", "scheduler", "text_encoder", "tokenizer"),
@@ -61,7 +59,7 @@ def parser() -> Parser:
     _add_recipe(p)
     add("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1")
     add("--jobs", type=arguments.positive, metavar="N", help="threads or processes (cores)")
-    add("--engines", type=Path, default=Path("data") / "engines", metavar="DIR",
+    add("--engines", type=Path, default=CACHE, metavar="DIR",
         help="of vector: trained engines; a missing autoencoder is trained")  # fmt: skip
     add("--perceptual", type=Path, metavar="FILE",
         help="of vector: as the autoencoder was trained with")  # fmt: skip
@@ -81,36 +79,17 @@ def _add_recipe(p: Parser) -> None:
     add("--train-steps", arguments.positive, "N", "steps of the optimizer", "n_steps")
     add("--batch-size", arguments.positive, "N", "films at once", "batch_size")
     add("--accumulate", arguments.positive, "N", "batches of a step", "accumulate")
-    add("--learning-rate", _above_0, "X", "", "lr")
-    add("--warm-up", _count, "N", "steps in which the learning rate rises", "warm_up")
-    add("--noise-offset", _not_negative, "X", "sd of the noise of a whole channel", "noise_offset")
+    add("--learning-rate", arguments.above_0, "X", "", "lr")
+    add("--warm-up", arguments.whole, "N", "steps in which the learning rate rises", "warm_up")
+    add(
+        "--noise-offset",
+        arguments.not_negative,
+        "X",
+        "sd of the noise of a whole channel",
+        "noise_offset",
+    )
     add("--resolution", arguments.positive, "PX", "side of the films", "resolution")
-    add("--seed", _count, "N", "of films and noise", "seed")
-
-
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def _above_0(text: str) -> float:
-    if not 0 < _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
-    return _number(text)
-
-
-def _not_negative(text: str) -> float:
-    if not 0 <= _number(text) < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more")
-    return _number(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdigit():
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
-    return int(text)
+    add("--seed", arguments.whole, "N", "of films and noise", "seed")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -164,16 +143,6 @@ def _loaded(
         told = TextStableDiffusion(folder, device=device)
         return told, TextExamples(source, told, recipe.resolution, jobs)
     generator = StableDiffusion(folder, device=device)
-    images, vectors = films_and_vectors(source, arg.engines, jobs)
+    vae = trained_vae(source, arg.engines, jobs)
+    images, vectors = films_and_vectors(vae, source, jobs)
     return generator, VectorExamples(images, vectors, generator, recipe.resolution)
-
-
-def films_and_vectors(training: Training, engines: Path, jobs: int) -> tuple[Tensor, Tensor]:
-    """The autoencoder's training films uint8 [N, S, S] and the vectors told of them [N, L + 13].
-
-    They are those of the tiny diffusion model (`decoders.trained_diffusion`).
-    """
-    vae = trained_vae(training, engines, jobs)
-    images, conditions = training_films(training, jobs)
-    z = drawn_latents(vae, images, conditions, training.seed)
-    return images, vectors_of(vae, z, conditions)

@@ -44,7 +44,7 @@ class Place:
             UserError: it holds something else, or a training with other settings has begun there.
         """
         if self.out.exists():
-            if _read(self.out / SETTINGS) != _as_json(settings):
+            if settings_of(self.out) != as_json(settings):
                 raise UserError(
                     f"{self.out} exists and is not this fine-tuning: remove it or choose another "
                     "--output-dir"
@@ -52,7 +52,7 @@ class Place:
             # Killed between the rename and here.
             shutil.rmtree(self.work, ignore_errors=True)
             return True
-        if self.work.exists() and _read(self.work / SETTINGS) not in (None, _as_json(settings)):
+        if self.work.exists() and settings_of(self.work) not in (None, as_json(settings)):
             raise UserError(
                 f"{self.work} is a training with other settings: type that command again, remove "
                 "the folder or choose another --output-dir"
@@ -76,14 +76,14 @@ class Place:
             shutil.rmtree(self.work)
 
 
-def _as_json(settings: dict[str, Any]) -> Any:
+def as_json(settings: dict[str, Any]) -> Any:
     """As it is read back: tuples are lists."""
     return json.loads(json.dumps(settings))
 
 
-def _read(file: Path) -> Any:
-    """The settings in a file; None if there are none."""
+def settings_of(folder: Path) -> Any:
+    """What decided a fine-tuned pipeline in a folder; None if that is not known."""
     try:
-        return json.loads(file.read_text())
+        return json.loads((folder / SETTINGS).read_text())
     except (OSError, ValueError):
         return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -43,11 +44,15 @@ class StableDiffusion:
         self.channels: int = self.unet.config.in_channels
 
     def _load(self, kind: Any, folder: Path) -> Any:
-        try:
-            model = kind.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"cannot read the model in {folder}: {reason}")
+        with _readable(folder):
+            model, loading = kind.from_pretrained(
+                folder, local_files_only=True, output_loading_info=True
+            )
+        # Weights that a folder lacks would be drawn at random.
+        if loading["missing_keys"]:
+            raise UserError(
+                f"{folder} lacks weights: {min(loading['missing_keys'])} and maybe more"
+            )
         return model.to(self.device).eval().requires_grad_(False)
 
     def encode(self, films: Tensor) -> Tensor:
@@ -76,7 +81,10 @@ class TextStableDiffusion(StableDiffusion):
         transformers = _library("transformers")
         _check_parts(folder, ("text_encoder", "tokenizer"))
         self.text_encoder = self._load(transformers.CLIPTextModel, folder / "text_encoder")
-        self.tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+        with _readable(folder / "tokenizer"):
+            self.tokenizer = transformers.CLIPTokenizer.from_pretrained(
+                folder / "tokenizer", local_files_only=True
+            )
         self._empty = self.embed([""])
 
     def embed(self, prompts: Sequence[str]) -> Tensor:
@@ -113,6 +121,16 @@ def _check_parts(folder: Path, parts: Sequence[str]) -> None:
     for part in parts:
         if not (folder / part).is_dir():
             raise UserError(f"{folder} has no folder {part}: name a saved diffusers pipeline")
+
+
+@contextmanager
+def _readable(folder: Path) -> Iterator[None]:
+    """Turn what the libraries raise of a broken folder into one line."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"cannot read the model in {folder}: {reason}")
 
 
 def _library(name: str) -> Any:

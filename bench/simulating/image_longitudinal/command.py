@@ -33,10 +33,14 @@ def parser() -> Parser:
     )
     p.add_argument("raw", type=Path, metavar="DIR", help="made with --engine image-longitudinal")
     p.add_argument(
-        "--subjects", type=arguments.positive, default=2000, metavar="N", help="to learn from"
+        "--subjects", type=arguments.at_least(10), default=2000, metavar="N", help="to learn from"
     )
     p.add_argument(
-        "--test-subjects", type=arguments.positive, default=1000, metavar="N", help="to judge by"
+        "--test-subjects",
+        type=arguments.at_least(10),
+        default=1000,
+        metavar="N",
+        help="to judge by",
     )
     p.add_argument("--epochs", type=arguments.positive, default=20, metavar="N")
     p.add_argument("--jobs", type=arguments.positive, metavar="N", help="processes (cores)")

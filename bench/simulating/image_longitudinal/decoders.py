@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
+from bench.simulating.diffusion.finetune_place import as_json, settings_of
 from bench.simulating.diffusion.generator import Generator, TinyGenerator, sample
 from bench.simulating.diffusion.model import DiffusionConfig, LatentDiffusion
 from bench.simulating.diffusion.stable_diffusion import StableDiffusion, vector_tokens
@@ -84,11 +86,28 @@ def load_decoder(recipe: Recipe, root: Path, jobs: int = 1) -> FilmDecoder:
         return VaeDecoder(vae)
     if recipe.checkpoint is not None:
         generator = StableDiffusion(recipe.checkpoint)
-        side = STABLE_DIFFUSION_SIZE // generator.factor
+        side = _resolution(recipe.checkpoint, recipe.training) // generator.factor
         embed = partial(vector_tokens, width=generator.width)
         return DiffusionDecoder(vae, generator, (generator.channels, side, side), embed)
     model = trained_diffusion(recipe, vae, root, jobs)
     return DiffusionDecoder(vae, TinyGenerator(model), model.latent_shape)
+
+
+def _resolution(checkpoint: Path, training: Training) -> int:
+    """Side of the films that a Stable Diffusion folder was fine-tuned on.
+
+    Raises:
+        UserError: it was fine-tuned on something else than vectors of this autoencoder.
+    """
+    settings = settings_of(checkpoint)
+    if settings is None:
+        return STABLE_DIFFUSION_SIZE
+    if settings["condition"] != "vector" or settings["films"] != as_json(training.settings()):
+        raise UserError(
+            f"{checkpoint} was fine-tuned on other films or conditions: use one of "
+            "bench.simulate finetune --condition vector, with the same --perceptual"
+        )
+    return int(settings["recipe"]["resolution"])
 
 
 @dataclass(frozen=True)
@@ -146,12 +165,18 @@ def trained_diffusion(recipe: Recipe, vae: ImageVAE, root: Path, jobs: int = 1) 
     """The tiny model, trained on the autoencoder's films."""
 
     def films() -> Films:
-        images, conditions = training_films(recipe.training, jobs)
-        z = drawn_latents(vae, images, conditions, recipe.training.seed)
-        return images.numpy(), vectors_of(vae, z, conditions).numpy()
+        images, vectors = films_and_vectors(vae, recipe.training, jobs)
+        return images.numpy(), vectors.numpy()
 
     config = recipe.diffusion or diffusion_config(recipe.training)
     return train(config, films, {"vae": recipe.training.settings()}, root)
+
+
+def films_and_vectors(vae: ImageVAE, training: Training, jobs: int) -> tuple[Tensor, Tensor]:
+    """The autoencoder's training films, uint8 [N, S, S], and what is told of them, [N, L + 13]."""
+    images, conditions = training_films(training, jobs)
+    z = drawn_latents(vae, images, conditions, training.seed)
+    return images, vectors_of(vae, z, conditions)
 
 
 @torch.no_grad()

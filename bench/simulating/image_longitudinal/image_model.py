@@ -67,7 +67,7 @@ def fit_image_model(
     """
     x, y = scaled(films), torch.from_numpy(targets).float()
     n_validated = round(VALIDATED * len(x))
-    n_batches = (len(x) - n_validated) // BATCH_SIZE
+    n_batches = max((len(x) - n_validated) // BATCH_SIZE, 1)
     n_steps = n_epochs * n_batches
     generator = torch.Generator().manual_seed(seed)
     with seeded(seed):

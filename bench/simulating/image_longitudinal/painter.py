@@ -20,6 +20,7 @@ from bench.simulating.painter import Sitter
 from bench.simulating.population import FILM_SEVERITIES
 from bench.simulating.shapes import whole_grid
 from bench.simulating.streams import Tag, stream
+from bench.simulating.threads import one_thread
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class DecodingPainter:
         conditions = conditions_of(sitter.severity, sitter.ventilated)
         n, seed = len(conditions), int(rng.integers(2**62))
         decode = _loaded(self.recipe, self.root)
-        grey = decode(torch.from_numpy(z).expand(n, -1), conditions, [seed] * n)
+        with one_thread():
+            grey = decode(torch.from_numpy(z).expand(n, -1), conditions, [seed] * n)
         images = F.interpolate(grey, self.size, mode="bicubic", antialias=True)[:, 0].numpy()
         return [
             self._exposed(image, severity, stream(sitter.seed, Tag.FILM, sitter.subject, k))

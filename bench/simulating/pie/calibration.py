@@ -43,7 +43,8 @@ class Calibration:
         return self.share.shape[-1] - 1
 
     def stage(self, finding: int, direction: int, wanted: float) -> float:
-        """The stage, between two if need be, at which a wanted share is reached; at most N."""
+        """The stage, between two if need be, at which a wanted share is reached; 0 to N."""
+        wanted = max(wanted, 0.0)
         curve = self.share[direction, finding]
         if wanted >= curve[-1]:
             # The first stage of a plateau: more stages would change nothing but the rest.

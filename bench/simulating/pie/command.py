@@ -16,6 +16,7 @@ import pandas as pd
 
 from bench import arguments
 from bench.errors import Parser, UserError
+from bench.simulating.engines import CACHE
 from bench.simulating.pie.calibration import Calibration
 from bench.simulating.pie.clip import ClipImages
 from bench.simulating.pie.edit import Anchor, Inversion, Options
@@ -23,7 +24,7 @@ from bench.simulating.pie.engine import EngineConfig, load_engine
 from bench.simulating.pie.film_edit import MASK_FROM_REGIONS, Request, edit_film
 from bench.simulating.pie.findings import named
 from bench.simulating.pie.score import score
-from bench.simulating.pie.sheets import score_table, write_score
+from bench.simulating.pie.sheets import check_free, score_table, write_score
 from bench.simulating.population import FILM_SEVERITIES
 
 DEFAULTS = Options()
@@ -65,7 +66,8 @@ def edit_parser() -> Parser:
         "--resolution", type=arguments.positive, default=512, metavar="PX",
         help="side of the films; the tiny engine edits at 64 and adds its difference",
     )  # fmt: skip
-    p.add_argument("--device", default="cpu", metavar="NAME", help="of Stable Diffusion")
+    p.add_argument("--device", default="cpu", metavar="NAME",
+                   help="of Stable Diffusion: auto, cpu, cuda, cuda:1")  # fmt: skip
     return p
 
 
@@ -94,7 +96,7 @@ def _parser(word: str, description: str) -> Parser:
     p = Parser(prog=f"python -m bench.simulate {word}", description=description)
     p.add_argument("--engine-seed", type=int, default=7, metavar="N", help="of the tiny engine")
     p.add_argument(
-        "--engines", type=Path, default=Path("data") / "engines", metavar="DIR",
+        "--engines", type=Path, default=CACHE, metavar="DIR",
         help="trained engines; a missing one is trained, which takes some 12 minutes of one core",
     )  # fmt: skip
     p.add_argument("--jobs", type=arguments.positive, metavar="N", help="processes (cores)")
@@ -168,17 +170,18 @@ def _table(calibration: Calibration) -> pd.DataFrame:
 
 def _score(words: Sequence[str]) -> int:
     arg = score_parser().parse_args(words)
+    # All that may be refused comes before the engine, which may be trained first.
     for finding in arg.findings:
-        named({finding: 0.0})
-    # Read before the engine, which may be trained first.
+        named({finding: 0.0}, "--findings")
+    if arg.output_dir:
+        check_free(arg.output_dir)
     clip = None if arg.clip is None else ClipImages(arg.clip)
-    config = EngineConfig(seed=arg.engine_seed)
-    engine = load_engine(config, _jobs(arg), arg.engines)
+    config, jobs = EngineConfig(seed=arg.engine_seed), _jobs(arg)
     options = Options(
         steps=arg.step, strength=arg.strength, guidance=arg.guidance_scale,
         inference_steps=config.options.inference_steps,
     )  # fmt: skip
-    jobs = _jobs(arg)
+    engine = load_engine(config, jobs, arg.engines)
     scores = [score(engine, name, arg.films, options, jobs, clip) for name in arg.findings]
     print(f"SIMULATED: {arg.films} held-out healthy films, edited towards one finding\n")
     print(score_table(scores).to_markdown(index=False, floatfmt=".3f"))

@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from bench.environment import choose_device
 from bench.errors import UserError
 from bench.simulating.boxes import canonical_boxes
 from bench.simulating.diffusion.model import to_unit
@@ -141,7 +142,9 @@ def _with_stable_diffusion(
 ) -> tuple[list[Tensor], SeverityNet]:
     """The films are Stable Diffusion's; the confidence curve is still the severity net's."""
     assert request.pipeline is not None and request.prompt is not None
-    generator = TextStableDiffusion(request.pipeline, request.finetuned, request.device)
+    generator = TextStableDiffusion(
+        request.pipeline, request.finetuned, choose_device(request.device)
+    )
     stages = pie(
         start,
         generator.embed([request.prompt]),

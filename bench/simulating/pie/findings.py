@@ -51,8 +51,10 @@ def regions_of(finding: str) -> tuple[str, ...]:
     return tuple(f"{s} {zone}" for s in sides for zone in ZONES[kind])
 
 
-def named(severities: Mapping[str, float]) -> dict[str, float]:
+def named(severities: Mapping[str, float], flag: str = "--condition") -> dict[str, float]:
     """Severities by entry of `FILM_SEVERITIES`; a finding without a side stands for both.
+
+    `flag` is what the user said them with.
 
     Raises:
         UserError: there is no such finding, or a severity is above `MOST`.
@@ -61,9 +63,9 @@ def named(severities: Mapping[str, float]) -> dict[str, float]:
     for name, severity in severities.items():
         own = [f for f in FILM_SEVERITIES if name in (f, f.partition("_")[0])]
         if not own:
-            raise UserError(f"--condition {name}: no such finding, {nearest(name, names())}")
+            raise UserError(f"{flag} {name}: no such finding, {nearest(name, names())}")
         if not 0 <= severity <= MOST[own[0]]:
-            raise UserError(f"--condition {name}={severity:g}: choose 0 to {MOST[own[0]]:g}")
+            raise UserError(f"{flag} {name}={severity:g}: choose 0 to {MOST[own[0]]:g}")
         found |= dict.fromkeys(own, severity)
     return found
 

@@ -9,8 +9,6 @@ and noise differ a little.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -34,6 +32,7 @@ from bench.simulating.pie.severity import levels_of
 from bench.simulating.population import FILM_SEVERITIES
 from bench.simulating.procedural import ProceduralPainter
 from bench.simulating.streams import Tag, stream
+from bench.simulating.threads import one_thread
 
 LEAST_CHANGE: Final = 0.1
 """Change of level that an edit is made for (0 to severity 0.03, or 1 to 1.13)."""
@@ -59,7 +58,7 @@ class PiePainter:
 
     def paint(self, sitter: Sitter) -> list[Film]:
         """One film per row of `sitter.severity`."""
-        with _one_thread():
+        with one_thread():
             first_only = replace(sitter, severity=sitter.severity[:1])
             (first,) = ProceduralPainter(self.size, self.nuisance).paint(first_only)
             engine = load_engine(self.config, 1, self.cache)
@@ -137,7 +136,11 @@ class Plan:
 def plan_edits(
     levels: np.ndarray, boxes: dict[str, Box], size: int, calibration: Calibration
 ) -> Plan:
-    """Plan the edits of films 1.. of levels [F, 12] from film 0, whose boxes are in `size` px."""
+    """Plan the edits of films 1.. of levels [F, 12] from film 0, whose boxes are in `size` px.
+
+    Levels above the worst that the generator has seen count as that.
+    """
+    levels = np.minimum(levels, most_levels())
     change = levels[1:] - levels[0]
     asked = np.abs(change) > LEAST_CHANGE
     extreme = np.where(change > 0, most_levels(), 0.0)
@@ -194,14 +197,3 @@ def _expose(film: Tensor, sitter: Sitter, row: int, nuisance: float) -> np.ndarr
 
 def _seed(sitter: Sitter, row: int, draw: int) -> int:
     return int(stream(sitter.seed, Tag.EDIT, sitter.subject, row, draw).integers(2**62))
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Sums in one order, so that the bytes do not depend on how many processes paint."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

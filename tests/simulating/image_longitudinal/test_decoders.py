@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,38 @@ def test_a_stable_diffusion_folder_may_take_the_tiny_models_place(
     assert films.shape == (2, 1, 16, 16) and films.min() >= 0 and films.max() <= 1
     with pytest.raises(UserError, match="no folder unet"):
         load_decoder(Recipe(Decoder.DIFFUSION, TINY, checkpoint=root), root)
+
+
+def test_films_do_not_depend_on_the_number_of_threads(root: Path, decode: FilmDecoder):
+    painter = decoding_painter(64, 1.0, RECIPE, root, jobs=1)
+    severity = np.random.default_rng(0).uniform(0, 2, (4, 12)).astype(np.float32)
+    sitter, films = Sitter(7, 3, {}, severity, np.zeros(4, dtype=bool)), []
+    before = torch.get_num_threads()
+    for n_threads in (1, 2):
+        torch.set_num_threads(n_threads)
+        films.append([film.image.tobytes() for film in painter.paint(sitter)])
+    torch.set_num_threads(before)
+    assert films[0] == films[1]
+
+
+def test_a_checkpoint_says_its_resolution_and_must_be_of_this_autoencoder(
+    root: Path, pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("bench.simulating.image_longitudinal.decoders.SAMPLING_STEPS", 1)
+    for part in ("unet", "vae", "scheduler"):
+        (tmp_path / part).symlink_to(pipeline_folder / part)
+    settings = {
+        "condition": "vector",
+        "films": TINY.settings(),
+        "recipe": {"resolution": 24},
+    }
+    (tmp_path / "finetune.json").write_text(json.dumps(settings))
+    decode = load_decoder(Recipe(Decoder.DIFFUSION, TINY, checkpoint=tmp_path), root)
+    assert decode(torch.zeros(1, 4), torch.zeros(1, N_CONDITIONS), [1]).shape[-1] == 24
+    for change in ({"condition": "text"}, {"films": {}}):
+        (tmp_path / "finetune.json").write_text(json.dumps(settings | change))
+        with pytest.raises(UserError, match="other films or conditions"):
+            load_decoder(Recipe(Decoder.DIFFUSION, TINY, checkpoint=tmp_path), root)
 
 
 def test_the_tiny_models_training_is_the_papers():

@@ -77,6 +77,7 @@ def test_evaluate_prints_five_sources_and_both_ceilings(raw: Path, capsys):
         ([*ENGINE, "--mimic-iv", "nowhere"], "--mimic-iv"),
         (["evaluate"], "DIR"),
         (["evaluate", "nowhere"], "was not made with"),
+        (["evaluate", "nowhere", "--subjects", "3"], "'3' is not a whole number above 9"),
     ],
 )
 def test_wrong_usage_is_refused_in_one_line(words: list[str], says: str, capsys, tmp_path: Path):

@@ -58,6 +58,13 @@ def test_weights_count_as_repeated_subjects():
     assert (1 - weighted) * 38 / 39 == pytest.approx((1 - repeated) * 48 / 49)
 
 
+def test_a_dry_run_makes_no_cohort(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="without --dry-run it is made"):
+        main(["--dry-run", "--association", "0.5"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_study_takes_no_cohort():
     with pytest.raises(UserError, match="makes its own cohorts"):
         main(["--cohort", "data/mine"])

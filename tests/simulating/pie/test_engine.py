@@ -13,6 +13,7 @@ import torch
 from bench.errors import UserError
 from bench.simulating.boxes import canonical_boxes
 from bench.simulating.painter import Sitter
+from bench.simulating.pie import painter
 from bench.simulating.pie.calibration import DOWN, UP, Calibration
 from bench.simulating.pie.compose import SIZE, at_stage, shrunk, with_change
 from bench.simulating.pie.engine import EngineConfig
@@ -131,22 +132,21 @@ def test_plans_ask_for_the_worst_or_for_nothing():
 
 def test_the_painters_first_film_is_the_procedural_one(engines: Path, toy: EngineConfig):
     someone = sitter(edema=[0.0, 2.0, 0.0])
-    painter = PiePainter(toy, engines, 64)
-    films = painter.paint(someone)
+    films = PiePainter(toy, engines, 64).paint(someone)
     expected = ProceduralPainter(64).paint(someone)[0]
     assert np.array_equal(films[0].image, expected.image) and films[0].boxes == expected.boxes
     assert len(films) == 3 and all(f.image.dtype == np.uint8 for f in films)
     for film in films[1:]:
-        assert film.truth["achieved_edema"] >= 0 and 0 <= film.truth["n_rejected"] <= 3
+        assert set(film.truth) == {f"achieved_{name}" for name in FILM_SEVERITIES} | {"n_rejected"}
     assert not films[0].truth
 
 
 def test_a_painter_travels_light_and_paints_the_same_bytes(engines: Path, toy: EngineConfig):
-    painter = PiePainter(toy, engines, 128)
-    packed = pickle.dumps(painter)
+    light = PiePainter(toy, engines, 128)
+    packed = pickle.dumps(light)
     assert len(packed) < 10_000
     someone = sitter(edema=[0.0, 2.0, 0.5], effusion_left=[1.0, 0.0, 0.0])
-    first, again = painter.paint(someone), pickle.loads(packed).paint(someone)
+    first, again = light.paint(someone), pickle.loads(packed).paint(someone)
     assert [f.image.tobytes() for f in first] == [f.image.tobytes() for f in again]
 
 
@@ -155,6 +155,44 @@ def test_without_a_change_only_the_exposure_differs(engines: Path, toy: EngineCo
     assert np.array_equal(still[0].image, still[1].image)
     exposed = PiePainter(toy, engines, 64).paint(sitter())
     assert not np.array_equal(exposed[0].image, exposed[1].image)
+
+
+@pytest.mark.parametrize("severities", [(2.6, 3.2), (2.5, 3.0), (9.8, 0.0)])
+def test_findings_beyond_what_the_generator_has_seen_stay_within_its_stages(
+    severities: tuple[float, float],
+):
+    levels = np.zeros((2, N), dtype=np.float32)
+    levels[:, EDEMA] = level(np.array(severities))
+    with np.errstate(all="raise"):
+        plan = plan_edits(levels, BOXES, 128, linear())
+    assert plan.stage.min() >= 0 and plan.stage.max() <= linear().n_stages
+    assert np.sign(plan.change[0, EDEMA]) in (0, np.sign(severities[1] - severities[0]))
+    # As bad as can be already: nothing is asked for.
+    assert plan.asked.any() == (severities[1] == 0)
+
+
+@pytest.mark.parametrize(("first_right", "n_rejected"), [(0, 0), (1, 1), (2, 2), (9, 3)])
+def test_an_edit_that_goes_the_wrong_way_is_drawn_again(
+    first_right: int, n_rejected: int, engines: Path, toy: EngineConfig,
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    draws = []
+
+    def edit(engine, start, plan, seeds):
+        draws.append(seeds)
+        brighter = 0.2 if len(draws) > first_right else -0.2
+        return start + brighter
+
+    def brightness(net, films):
+        return films.mean(dim=(1, 2, 3)).numpy()[:, None].repeat(N, axis=1)
+
+    monkeypatch.setattr(painter, "_edit", edit)
+    monkeypatch.setattr(painter, "levels_of", brightness)
+    someone = sitter(edema=[0.0, 0.0, 2.0], heart=[0.5, 0.5, 0.3])
+    films = PiePainter(toy, engines, 64).paint(someone)
+    assert [film.truth["n_rejected"] for film in films[1:]] == [0, n_rejected]
+    assert len(draws) == min(first_right + 1, painter.N_DRAWS)
+    assert len({seed for seeds in draws for seed in seeds}) == len(draws)
 
 
 def test_a_subject_with_one_film_needs_no_edit(engines: Path, toy: EngineConfig):
