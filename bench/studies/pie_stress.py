@@ -1,6 +1,6 @@
 """Does DiPro see what PIE changes? Pairs (x_0, x_n) of PIE's stages, forwards and backwards.
 
-    python -m bench.studies.pie_stress            (demo preset; trains PIE first)
+    python -m bench.studies.pie_stress            (preset medium; trains PIE first)
 
 The first film of test pairs is edited towards the worst edema or effusion (PIE, arXiv 2309.11745).
 Shown as (x_0, x_n), the probability of 'worsened' must rise with the stage n; shown as (x_n, x_0),
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench import arguments
 from bench.config import Request
-from bench.contract import Output, Preset
+from bench.contract import Output
 from bench.contract_checks import with_films_exchanged
 from bench.data.batch import Batch, Inputs, Samples
 from bench.data.cohort import Cohort
@@ -84,7 +84,6 @@ def parser() -> Parser:
     p.add_argument("--engine-seed", type=int, default=7, metavar="N", help="of PIE's tiny engine")
     p.add_argument("--engines", type=Path, default=CACHE, metavar="DIR",
                    help="trained engines")  # fmt: skip
-    p.set_defaults(preset=Preset.DEMO)
     return p
 
 
