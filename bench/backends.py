@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from joblib.externals.loky import ProcessPoolExecutor
+from joblib.externals.loky import ProcessPoolExecutor, process_executor
 
 from bench import stopping
 from bench.config import RunConfig
@@ -89,7 +89,7 @@ class _Worker:
     def at(cls, place: Place) -> _Worker:
         return cls(
             place,
-            ProcessPoolExecutor(max_workers=1, initializer=_stop_without, initargs=(os.getpid(),)),
+            ProcessPoolExecutor(max_workers=1, initializer=_begin, initargs=(os.getpid(),)),
         )
 
 
@@ -152,8 +152,10 @@ def _terminate_workers() -> None:
         process.terminate()
 
 
-def _stop_without(parent: int) -> None:
+def _begin(parent: int) -> None:
     """Let a worker whose parent was killed stop as on SIGTERM, so that its run can be resumed."""
+    # loky takes 300 MB more than after the first run for a leak, and would start another worker.
+    process_executor._MAX_MEMORY_LEAK_SIZE = sys.maxsize
 
     def watch() -> None:
         while True:
