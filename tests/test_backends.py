@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
 from collections import Counter
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,3 +82,17 @@ def test_runs_are_spread_over_the_gpus(
     found = list(run_all(runs, cohort.path, device="cuda", threads=1, jobs=6))
     assert sorted(o.run_id for o in found) == sorted(run.run_id for run in runs)
     assert Counter(HerePool.sent) == {f"cuda:{i}": 2 for i in range(N_GPUS)}
+
+
+def _grow(megabytes: int) -> int:
+    """Keep memory as a run does, for longer than loky waits between two looks at it."""
+    sys.modules[__name__].__dict__["kept"] = b"x" * (megabytes * 10**6)
+    time.sleep(1.1)
+    return os.getpid()
+
+
+def test_a_worker_that_grows_is_kept():
+    worker = backends._Worker.at((Path(), "cpu", 1))
+    found = {worker.pool.submit(_grow, megabytes).result() for megabytes in (1, 500, 900)}
+    worker.pool.shutdown(kill_workers=True)
+    assert len(found) == 1
