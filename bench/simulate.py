@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from bench import arguments
-from bench.errors import Parser, UserError, run_command
+from bench.errors import Parser, UserError, nearest, run_command
 from bench.simulating import engines, oracle
 from bench.simulating.identifiers import Identifiers, draw_identifiers
 from bench.simulating.populate import simulate_population
@@ -135,6 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # No subparser: with one, the value of a mistyped flag would be taken for a wrong command.
     if words and words[0] in COMMANDS:
         return COMMANDS[words[0]](words)
+    if words and not words[0].startswith("-"):
+        raise UserError(f"no command '{words[0]}': {nearest(words[0], COMMANDS)}, or flags alone")
     arg = parser().parse_args(words)
     if arg.film_size < 64 or arg.film_size % 2:
         raise UserError(f"--film-size {arg.film_size}: choose an even number of 64 px or more")

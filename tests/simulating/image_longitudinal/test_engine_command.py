@@ -75,6 +75,7 @@ def test_evaluate_prints_five_sources_and_both_ceilings(raw: Path, capsys):
         ([*ENGINE, "--decoder", "diffusion", "--checkpoint", "nowhere"], "--checkpoint nowhere"),
         ([*ENGINE, "--decoder", "vae", "--checkpoint", "tests"], "--decoder diffusion"),
         ([*ENGINE, "--mimic-iv", "nowhere"], "--mimic-iv"),
+        (["evaluat"], "did you mean 'evaluate'"),
         (["evaluate"], "DIR"),
         (["evaluate", "nowhere"], "was not made with"),
         (["evaluate", "nowhere", "--subjects", "3"], "'3' is not a whole number above 9"),
