@@ -136,7 +136,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words and words[0] in COMMANDS:
         return COMMANDS[words[0]](words)
     if words and not words[0].startswith("-"):
-        raise UserError(f"unknown argument '{words[0]}': {nearest(words[0], COMMANDS)}, or flags alone")
+        raise UserError(
+            f"unknown argument '{words[0]}': {nearest(words[0], COMMANDS)}, or flags alone"
+        )
     arg = parser().parse_args(words)
     if arg.film_size < 64 or arg.film_size % 2:
         raise UserError(f"--film-size {arg.film_size}: choose an even number of 64 px or more")
