@@ -38,7 +38,8 @@ $(VENV)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "error: no Python >= 3.11 found; install one or set PYTHON="; exit 2; }
 	@echo "setup: virtual environment in $(VENV) with $$($(PYTHON) --version)"
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	@echo "setup: installing torch and the other packages (several GB, a few minutes)"
+	@df -Pk . | awk 'NR == 2 && $$4 < 12e6 { printf "setup: only %.1f GB of disk are free; 12 GB are needed while installing\n", $$4 / 1e6 }'
+	@echo "setup: installing torch and the other packages (7 GB, a few minutes)"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 	@echo "setup: done"
