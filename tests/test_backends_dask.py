@@ -68,14 +68,30 @@ def outcomes(client, runs: list[PlannedRun], cohort: Cohort) -> dict[str, Outcom
 
 
 def kill_a_worker_at_work(client, results: Path, pids: list[int]) -> None:
-    """Kill the process that holds the first run with a finished epoch."""
-    while not (found := list(results.glob("runs/*/checkpoint.pt"))):
+    """Kill the process that holds a run with a finished epoch and others to come."""
+    workers = set(client.run(os.getpid).values())
+    while True:
         time.sleep(0.005)
-    owner = (found[0].parent / "lock").read_text()
-    pid = int(owner.split()[1])
-    assert pid in client.run(os.getpid).values(), owner
-    os.kill(pid, signal.SIGKILL)
-    pids.append(pid)
+        for checkpoint in results.glob("runs/*/checkpoint.pt"):
+            run = RunFiles(checkpoint.parent)
+            pid = int(owner.split()[1]) if (owner := read(checkpoint.parent / "lock")) else 0
+            if pid not in workers:
+                continue
+            # Stopped, it cannot finish the run between the look and the kill.
+            os.kill(pid, signal.SIGSTOP)
+            if checkpoint.exists() and not run.record.exists():
+                os.kill(pid, signal.SIGKILL)
+                pids.append(pid)
+                return
+            os.kill(pid, signal.SIGCONT)
+
+
+def read(file: Path) -> str:
+    """Its text, empty where it has just been removed."""
+    try:
+        return file.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def test_a_killed_worker_loses_no_run_and_changes_no_number(client, cohort: Cohort, tmp_path: Path):
