@@ -29,12 +29,21 @@ class TrainingConfig:
 
     lr is what the optimizer gets (the paper's base rate x accumulation x batch size, ledger T1).
     One step is one optimizer step; `max_steps` 0 means no limit besides `max_epochs`.
+    schedule, warmup_epochs: how the rate falls to lr_min, and how long it rises before
+    backbone_lr_share: rate of the image backbones as a share of the others'
+    positive_weight: weight of deaths in the loss, see `bench.objective.positive_weight`
     fused: AdamW in one kernel; compile: the model through `torch.compile`. Both change last bits.
     """
 
     lr: float = 1.6e-4
     lr_min: float = 1e-7
+    schedule: str = "cosine"
+    warmup_epochs: int = 0
+    backbone_lr_share: float = 1.0
+    beta_1: float = 0.9
+    beta_2: float = 0.999
     weight_decay: float = 0.01
+    positive_weight: str = "none"
     batch_size: int = 8
     accumulation: int = 4
     max_epochs: int = 100
@@ -47,11 +56,29 @@ class TrainingConfig:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        if self.precision not in ("fp32", "bf16"):
-            raise UserError(f"training.precision is '{self.precision}', choose fp32 or bf16")
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in choices:
+                given = getattr(self, name)
+                raise UserError(f"training.{name} is '{given}': {nearest(given, choices)}")
         for name in ("lr", "batch_size", "accumulation", "max_epochs", "evaluation_batch_size"):
             if getattr(self, name) <= 0:
                 raise UserError(f"training.{name} is {getattr(self, name)}, it must be above 0")
+        for name in ("beta_1", "beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"training.{name} is {getattr(self, name)}, it must be in [0, 1)")
+        for name in ("lr_min", "warmup_epochs", "backbone_lr_share"):
+            if getattr(self, name) < 0:
+                raise UserError(f"training.{name} is {getattr(self, name)}, it must be 0 or more")
+        if self.lr_min > self.lr:
+            raise UserError(f"training.lr_min is {self.lr_min:g}, above training.lr, {self.lr:g}")
+
+
+_CHOICES = {
+    "schedule": ("cosine", "linear", "constant"),
+    "positive_weight": ("none", "balanced", "prevalence"),
+    "precision": ("fp32", "bf16"),
+}
+"""Training fields with a closed set of values, the paper's first."""
 
 
 def training_config(preset: Preset, task: Task) -> TrainingConfig:

@@ -21,6 +21,9 @@ from bench.data.vocabulary import (
     Task,
 )
 
+Recipe = dict[str, float | int | str]
+"""Fields of `bench.config.TrainingConfig`, with values."""
+
 
 class Preset(StrEnum):
     """How large a run is (README, section presets)."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bench import environment, stopping
 from bench.checkpoints import Progress, save
@@ -24,13 +24,14 @@ from bench.contract import Output, TaskSpec
 from bench.data.batch import Samples, Targets, progression_class_weights
 from bench.data.cohort import Cohort
 from bench.data.loading import resident_images
-from bench.data.vocabulary import SELECTION_METRIC, Split
+from bench.data.vocabulary import SELECTION_METRIC, Split, Task
 from bench.errors import UserError
-from bench.objective import task_loss
+from bench.objective import positive_weight, task_loss
 from bench.prediction import write_predictions
 from bench.registry import load_method
 from bench.store import SCHEMA, RunFiles, write_json
 from bench.training import DivergedError, selection_rule, train
+from methods.base import Method
 
 Say = Callable[[str], None]
 
@@ -64,13 +65,14 @@ class Run:
                 raise UserError(f"{cohort.title} has no {split} sample for {request.task}")
         class_weights = torch.from_numpy(progression_class_weights(cohort))
         self.class_weights = class_weights.to(device)
+        self.positive_weight = self._positive_weight()
         environment.set_determinism(threads)
         torch.manual_seed(request.seed)
         spec = TaskSpec(request.task, request.cxr, request.ehr, class_weights)
         model = method(config.model, spec)
         self.notes: list[str] = model.load_weights(weights.kind, weights.file) if weights else []
-        self.notes += method.remarks(cohort)
-        self.model: nn.Module = model.to(device)
+        self.notes += model.remarks(cohort)
+        self.model: Method = model.to(device)
         if config.training.compile:
             self.model.compile()
         self.loss_weights = config.model.loss_weights()
@@ -83,6 +85,13 @@ class Run:
                 f"samples): selected by {self.selection}"
             )
 
+    def _positive_weight(self) -> Tensor | None:
+        if self.task is not Task.MORTALITY:
+            return None
+        deaths = self.samples.labels()["mortality"][self.samples.indices(Split.TRAIN)]
+        weight = positive_weight(self.training.positive_weight, deaths)
+        return None if weight is None else weight.to(self.device)
+
     def autocast(self) -> contextlib.AbstractContextManager:
         """Autocast in the configured precision."""
         enabled = self.training.precision == "bf16"
@@ -90,7 +99,9 @@ class Run:
 
     def loss_terms(self, output: Output, targets: Targets) -> dict[str, Tensor]:
         """The task loss and the method's own terms, unweighted."""
-        task = task_loss(self.task, output.logits, targets, self.class_weights)
+        task = task_loss(
+            self.task, output.logits, targets, self.class_weights, self.positive_weight
+        )
         return {"task": task, **output.losses}
 
     def memory_notes(self) -> list[str]:

@@ -25,6 +25,7 @@ from bench.data.vocabulary import SELECTION_METRIC, Cxr, Split, Task
 from bench.memory import within_memory
 from bench.metrics import evaluate
 from bench.objective import task_loss
+from bench.optimization import adamw, learning_rate, set_rate
 from bench.prediction import predict, task_label
 from bench.store import RunFiles
 
@@ -63,13 +64,12 @@ def train(run: Run, files: RunFiles, say: Callable[[str], None]) -> Progress:
         StoppedError: SIGTERM came; the last finished epoch is saved.
     """
     training = run.training
-    optimizer = adamw(run)
+    optimizer = adamw(run.model, training)
     progress = resume(run, files, optimizer, say)
     positions = run.samples.indices(Split.TRAIN)
     n_epochs, steps_per_epoch = budget(training, len(positions))
     while progress.epoch < n_epochs and progress.stale_epochs() < training.patience:
-        for group in optimizer.param_groups:
-            group["lr"] = cosine(training, progress.epoch, n_epochs)
+        set_rate(optimizer, learning_rate(training, progress.epoch, n_epochs))
         n_steps = steps_per_epoch
         if training.max_steps:
             n_steps = min(n_steps, training.max_steps - progress.step)
@@ -82,29 +82,12 @@ def train(run: Run, files: RunFiles, say: Callable[[str], None]) -> Progress:
     return progress
 
 
-def adamw(run: Run) -> torch.optim.AdamW:
-    """The optimizer of every run."""
-    training = run.training
-    return torch.optim.AdamW(
-        run.model.parameters(),
-        lr=training.lr,
-        weight_decay=training.weight_decay,
-        fused=training.fused or None,
-    )
-
-
 def budget(training: TrainingConfig, n_samples: int) -> tuple[int, int]:
     """Epochs and optimizer steps per epoch that a configuration allows."""
     steps = math.ceil(n_samples / (training.batch_size * training.accumulation))
     if not training.max_steps:
         return training.max_epochs, steps
     return min(training.max_epochs, math.ceil(training.max_steps / max(steps, 1))), steps
-
-
-def cosine(training: TrainingConfig, epoch: int, n_epochs: int) -> float:
-    """Learning rate of an epoch: cosine from lr to lr_min (ledger T2)."""
-    share = 0.5 * (1 + math.cos(math.pi * epoch / n_epochs))
-    return training.lr_min + (training.lr - training.lr_min) * share
 
 
 def _train_epoch(
@@ -204,7 +187,8 @@ def _loss_of_logits(run: Run, logits: np.ndarray, positions: np.ndarray) -> floa
     shaped = torch.from_numpy(logits)
     if run.task is Task.DISEASE_PROGRESSION:
         shaped = shaped.unflatten(1, tuple(run.class_weights.shape))
-    return float(task_loss(run.task, shaped, targets, run.class_weights.cpu()))
+    positive = None if run.positive_weight is None else run.positive_weight.cpu()
+    return float(task_loss(run.task, shaped, targets, run.class_weights.cpu(), positive))
 
 
 def _epoch_line(progress: Progress, n_epochs: int) -> str:

@@ -12,11 +12,12 @@ from typing import ClassVar, Generic
 import torch
 from torch import nn
 
-from bench.contract import Ablation, ConfigT, Output, Preset, TaskSpec
+from bench.contract import Ablation, ConfigT, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
+from methods.encoders import Backbone
 
 
 class Method(nn.Module, Generic[ConfigT]):
@@ -43,7 +44,7 @@ class Method(nn.Module, Generic[ConfigT]):
         raise NotImplementedError
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
+    def recipe(cls, task: Task) -> Recipe:
         """Training fields of the method's own publication, used with `--recipe reference` only."""
         return {}
 
@@ -52,10 +53,13 @@ class Method(nn.Module, Generic[ConfigT]):
         """The reason why the method cannot do this setting, or None if it can."""
         return None
 
-    @classmethod
-    def remarks(cls, cohort: Cohort) -> list[str]:
+    def remarks(self, cohort: Cohort) -> list[str]:
         """What a run says of its cohort, at its start and in its record."""
         return []
+
+    def backbones(self) -> list[nn.Module]:
+        """The networks over pixels, whose rate is `training.backbone_lr_share` of the others'."""
+        return [module for module in self.modules() if isinstance(module, Backbone)]
 
     def load_weights(self, kind: str, file: Path) -> list[str]:
         """Take over trained weights; kind 'own' is a state dict that a run of this method wrote.

@@ -33,6 +33,10 @@ SMALL = {"small": (16, 32, 64, 128), "small_film": (16, 32, 64, 96, 96, 128)}
 BACKBONES = (*SMALL, *IMAGENET)
 
 
+class Backbone(nn.Module):
+    """A network over pixels that may come pretrained, and then learn at a lower rate."""
+
+
 class Encoder(nn.Module):
     """A module from images, uint8 [N, H, W], to features, float [N, width]."""
 
@@ -57,7 +61,7 @@ class SmallConvNet(nn.Sequential):
         super().__init__(*layers)
 
 
-class ImageEncoder(Encoder):
+class ImageEncoder(Encoder, Backbone):
     """A ConvNet without its classifier, over grey images.
 
     Args:
@@ -118,6 +122,14 @@ def shrink(films: Tensor, max_size: int) -> Tensor:
     """Average films [N, S, S] down to `max_size` px a side; 0, or smaller films: as they are."""
     if 0 < max_size < films.shape[-1]:
         return F.adaptive_avg_pool2d(films.float(), max_size)
+    return films
+
+
+def to_size(films: Tensor, size: int) -> Tensor:
+    """Bring films [N, S, S] to `size` px a side: larger ones averaged, smaller ones bilinear."""
+    films = shrink(films, size)
+    if films.shape[-1] < size:
+        films = F.interpolate(films[:, None].float(), (size, size), mode="bilinear")[:, 0]
     return films
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench.contract import MethodConfig
 from bench.errors import UserError
 from methods.attention import Attention
+from methods.encoders import Backbone
 
 INITIAL_SD = 0.02
 """Of all weights at the start; those of batch norms have mean 1."""
@@ -145,7 +146,7 @@ class Stage(nn.Module):
         return self.norm(self.blocks(x)).permute(0, 3, 1, 2)
 
 
-class PyramidEncoder(nn.Module):
+class PyramidEncoder(Backbone):
     """From images to one map per stage, each half as large as the one before.
 
     Weights start as in the released code (`initialise`), not pretrained.

@@ -17,6 +17,11 @@ def run_id(config: RunConfig, cohort: str = "abc", schema: int = SCHEMA) -> str:
     return config.run_id(cohort, schema)
 
 
+OTHER_CHOICE = {
+    "fp32": "bf16", "swap": "interleave", "cosine": "linear", "none": "balanced",
+}  # fmt: skip
+
+
 def test_run_id_changes_with_everything_that_moves_a_number():
     base = resolve(REQUEST)
     ids = {run_id(base), run_id(base, cohort="abd"), run_id(base, schema=SCHEMA + 1)}
@@ -37,9 +42,10 @@ def test_run_id_changes_with_everything_that_moves_a_number():
             if isinstance(value, bool):
                 other: object = not value
             elif isinstance(value, str):
-                other = {"fp32": "bf16", "swap": "interleave"}.get(value, value + "x")
+                other = OTHER_CHOICE.get(value, value + "x")
             else:
-                other = value + 1
+                # Small: no rate may rise above another, no share above 1.
+                other = value + 1 if isinstance(value, int) else value * 0.5 + 1e-9
             edited = dataclasses.replace(
                 base, **{section: dataclasses.replace(config, **{field.name: other})}
             )

@@ -15,11 +15,12 @@ from bench.data import loading
 from bench.data.batch import Batch, Samples
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Split, Task
+from bench.optimization import adamw
 from bench.prediction import predict
 from bench.registry import METHODS
 from bench.runner import Run
 from bench.store import SCHEMA, Store
-from bench.training import _train_epoch, adamw
+from bench.training import _train_epoch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -46,7 +47,7 @@ def test_a_step_never_waits(
     monkeypatch.setattr(loading, "RESIDENT_SHARE", loading.RESIDENT_SHARE * resident)
     monkeypatch.setattr(loading, "_kept", {})
     run = Run(config_of(method, task), cohort, CUDA, 1)
-    optimizer = adamw(run)
+    optimizer = adamw(run.model, run.training)
     positions = run.samples.indices(Split.TRAIN)[:6]
     _train_epoch(run, optimizer, positions, 1)  # sets up libraries, which may wait
     torch.cuda.synchronize()

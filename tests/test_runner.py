@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import signal
 import subprocess
@@ -59,9 +58,10 @@ def test_a_run_leaves_a_record_and_keyed_predictions(task: Task, cohort: Cohort,
 def test_what_a_method_remarks_of_the_cohort_is_said_and_recorded(
     cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(
-        load_method("ehr_transformer"), "remarks", lambda cohort: [f"{len(cohort.stays)} stays"]
-    )
+    def remarks(self: object, cohort: Cohort) -> list[str]:
+        return [f"{len(cohort.stays)} stays"]
+
+    monkeypatch.setattr(load_method("ehr_transformer"), "remarks", remarks)
     config, said = config_of(), list[str]()
     files = files_of(config, cohort, tmp_path)
     runner.execute(config, cohort, files, device=CPU, say=said.append)
@@ -204,14 +204,6 @@ def test_the_budget_caps_steps_and_epochs():
     for (n_samples, max_steps), expected in cases.items():
         capped = replace(config, batch_size=16, accumulation=1, max_epochs=15, max_steps=max_steps)
         assert training.budget(capped, n_samples) == expected
-
-
-def test_the_learning_rate_falls_from_lr_to_its_floor():
-    config = config_of().training
-    rates = [training.cosine(config, epoch, 10) for epoch in range(11)]
-    assert rates[0] == config.lr
-    assert rates[-1] == pytest.approx(config.lr_min)
-    assert all(a > b for a, b in itertools.pairwise(rates))
 
 
 def test_the_record_names_what_made_it(cohort: Cohort, tmp_path: Path):

@@ -15,9 +15,10 @@ from bench.contract_checks import settings
 from bench.data.batch import Batch, Samples
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Split
+from bench.optimization import adamw
 from bench.registry import METHODS
 from bench.runner import Run
-from bench.training import DivergedError, MicroBatch, _train_epoch, adamw, mean_terms
+from bench.training import DivergedError, MicroBatch, _train_epoch, mean_terms
 from tests.waits import NoWaiting, WaitsError
 
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ def test_a_step_never_waits_for_the_device(
     config: RunConfig, cohort: Cohort, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(config, cohort, CPU, 1)
-    optimizer = adamw(run)
+    optimizer = adamw(run.model, run.training)
     monkeypatch.setattr(run.samples, "batch", prepared(run.samples))
     with NoWaiting():
         seen = _train_epoch(run, optimizer, run.samples.indices(Split.TRAIN)[:6], 1)

@@ -12,7 +12,7 @@ mean over pairs classifies a stay. Differences from the released code:
 - the first film is the earlier one: there the scripts file the current film first;
 - seven diseases are read from one vector, and all their labels train it, at natural prevalence;
 - no random flips, crops or colours: colours drawn per film would fake a change;
-- films are averaged down to 224 px; there all are resized to 256 px;
+- films are brought to 224 px; there to 256 px (`film_size`);
 - a pair alone in a batch is normalised by running statistics.
 """
 
@@ -25,12 +25,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contract import Output, Preset, TaskSpec
+from bench.contract import Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError, nearest
 from methods.base import Method, needs_two_films
-from methods.encoders import mean_of_valid, shrink
+from methods.encoders import mean_of_valid, to_size
 from methods.fusion import EhrFusion, check_query
 from methods.pyramid import PyramidConfig, PyramidEncoder, initialise
 
@@ -44,7 +44,7 @@ class CheXRelFormerConfig(PyramidConfig):
 
     d_model: width D of comparisons and of a pair's vector; a multiple of 8
     comparison: of two maps, 'learnt' by convolutions over both, or their 'absolute' difference
-    max_film_size: larger films are averaged down to this many pixels a side; 0 leaves them
+    film_size: every film is brought to this many pixels a side; 256 in the released code
     scales: compare the maps of 'all' stages, or of the 'last' alone; the released code's variants
         are AbsDiff (absolute, all), LastBLK (learnt, last) and AbsDiffL (absolute, last)
     fusion_query: what looks at what when EHR is fused, 'image' or 'ehr', see `EhrFusion`
@@ -54,7 +54,7 @@ class CheXRelFormerConfig(PyramidConfig):
 
     d_model: int = 256
     comparison: str = "learnt"
-    max_film_size: int = 224
+    film_size: int = 224
     scales: str = "all"
     fusion_query: str = "image"
     double_softmax: bool = False
@@ -63,8 +63,8 @@ class CheXRelFormerConfig(PyramidConfig):
         super().__post_init__()
         if self.d_model < 8 or self.d_model % 8:
             raise UserError(f"model.d_model is {self.d_model}, it must be a multiple of 8")
-        if self.max_film_size < 0:
-            raise UserError(f"model.max_film_size is {self.max_film_size}, it must be 0 or more")
+        if self.film_size < 1:
+            raise UserError(f"model.film_size is {self.film_size}, it must be 1 or more")
         for name, choices in CHOICES.items():
             value = getattr(self, name)
             if value not in choices:
@@ -79,7 +79,7 @@ SMALLER: dict[Preset, dict[str, Any]] = {
         "heads": "1,2,4",
         "reductions": "4,2,1",
         "d_model": 32,
-        "max_film_size": 64,
+        "film_size": 64,
     },
     Preset.MEDIUM: {
         "channels": "16,32,64,96",
@@ -87,7 +87,7 @@ SMALLER: dict[Preset, dict[str, Any]] = {
         "heads": "1,2,4,8",
         "reductions": "4,2,1,1",
         "d_model": 48,
-        "max_film_size": 96,
+        "film_size": 96,
     },
     Preset.PAPER: {},
 }
@@ -248,10 +248,11 @@ class CheXRelFormer(Method[CheXRelFormerConfig]):
         return replace(CheXRelFormerConfig(), **SMALLER[preset])
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
-        """Values of the released script, which never stops early; its rate falls linearly."""
+    def recipe(cls, task: Task) -> Recipe:
+        """Values of the released script, which never stops early; its rate falls evenly."""
         return {
             "lr": 6e-5,
+            "schedule": "linear",
             "weight_decay": 0.01,
             "batch_size": 4,
             "accumulation": 1,
@@ -284,5 +285,5 @@ class CheXRelFormer(Method[CheXRelFormerConfig]):
 
     def _scaled(self, films: Tensor) -> Tensor:
         """Films, uint8 [N, S, S], in -1..1 on three channels, as the released code has them."""
-        x = shrink(films, self.config.max_film_size).float() / 127.5 - 1
+        x = to_size(films, self.config.film_size).float() / 127.5 - 1
         return x[:, None].expand(-1, 3, -1, -1)

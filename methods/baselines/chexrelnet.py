@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contract import MethodConfig, Output, Preset, TaskSpec
+from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.layout import Packing
 from bench.data.vocabulary import REGIONS, Cxr, Task
@@ -270,7 +270,7 @@ class CheXRelNet(Method[CheXRelNetConfig]):
         return replace(CheXRelNetConfig(), **SMALLER[preset])
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
+    def recipe(cls, task: Task) -> Recipe:
         """Values of the released code, which lowers its rate when the validation loss stalls."""
         return {
             "lr": 8e-4,

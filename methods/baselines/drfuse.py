@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contract import MethodConfig, Output, Preset, TaskSpec
+from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs, Targets
 from bench.data.layout import Packing
 from bench.data.vocabulary import DISEASES, Cxr, Task
@@ -298,11 +298,11 @@ class DrFuse(Method[DrFuseConfig]):
         return replace(DrFuseConfig(task_weight=task_weight), **SMALLER[preset])
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
+    def recipe(cls, task: Task) -> Recipe:
         """Defaults of DrFuse's released code: the rate does not fall."""
         return {
             "lr": 1e-4,
-            "lr_min": 1e-4,
+            "schedule": "constant",
             "weight_decay": 0.0,
             "batch_size": 16,
             "accumulation": 1,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from bench.contract import MethodConfig, Output, Preset, TaskSpec
+from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError, nearest
@@ -70,7 +70,7 @@ class EhrTransformer(Method[EhrTransformerConfig]):
         return EhrTransformerConfig(d_model)
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
+    def recipe(cls, task: Task) -> Recipe:
         """DiPro's: the paper calls this row DiPro without films (Table 2)."""
         return RECIPE[task]
 

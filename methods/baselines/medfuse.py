@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.contract import MethodConfig, Output, Preset, TaskSpec
+from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
@@ -130,7 +130,7 @@ class MedFuse(Method[MedFuseConfig]):
         return replace(MedFuseConfig(), **SMALLER[preset])
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
+    def recipe(cls, task: Task) -> Recipe:
         """Defaults of MedFuse's released code."""
         return {
             "lr": 1e-4,

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contract import Output, Preset, TaskSpec
+from bench.contract import Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, Cxr, Task
@@ -83,7 +83,7 @@ class MedFuseStageOne(Method[MedFuseStageOneConfig]):
         return replace(MedFuseStageOneConfig(), **SMALLER[preset])
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
+    def recipe(cls, task: Task) -> Recipe:
         """MedFuse's, at the rate of the released code's first stage."""
         return MedFuse.recipe(task) | {"lr": 5.3985e-4}
 
@@ -94,12 +94,11 @@ class MedFuseStageOne(Method[MedFuseStageOneConfig]):
             return "the first stage prepares encoders of films and of EHR: it needs both"
         return None
 
-    @classmethod
-    def remarks(cls, cohort: Cohort) -> list[str]:
+    def remarks(self, cohort: Cohort) -> list[str]:
         """What a run should say of its cohort: without labels of findings films teach nothing."""
         if has_findings(cohort):
             return []
-        return [f"{cls.title}: no training film has labels of its findings, so only EHR is learnt"]
+        return [f"{self.title}: no training film has labels of its findings, so only EHR is learnt"]
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits of the task and, with targets, the loss of the films' findings."""

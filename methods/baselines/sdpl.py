@@ -30,13 +30,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contract import Output, Preset, TaskSpec
+from bench.contract import Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, Cxr, Task
 from bench.errors import UserError
 from methods.base import Method, needs_two_films
-from methods.encoders import mean_of_valid, shrink
+from methods.encoders import mean_of_valid, to_size
 from methods.findings import has_findings
 from methods.fusion import EhrFusion, check_query
 from methods.pyramid import (
@@ -253,7 +253,7 @@ class Sdpl(Method[SdplConfig]):
         return replace(SdplConfig(task_weight=task_weight), **SMALLER[preset])
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
+    def recipe(cls, task: Task) -> Recipe:
         """Defaults of the released code, which never stops early (its rate falls linearly, too)."""
         return {
             "lr": 6e-5,
@@ -269,13 +269,12 @@ class Sdpl(Method[SdplConfig]):
         """It compares films."""
         return needs_two_films(cls.title, cxr)
 
-    @classmethod
-    def remarks(cls, cohort: Cohort) -> list[str]:
+    def remarks(self, cohort: Cohort) -> list[str]:
         """What a run should say of its cohort: without labels of findings one loss is nothing."""
         if has_findings(cohort):
             return []
         return [
-            f"{cls.title}: no training film has labels of its findings, so the loss 'symptoms' is "
+            f"{self.title}: no training film has labels of its findings, so the loss 'symptoms' is "
             "0: the task alone teaches the symptom maps"
         ]
 
@@ -292,10 +291,7 @@ class Sdpl(Method[SdplConfig]):
 
     def _film_maps(self, films: Tensor) -> Tensor:
         """The last map of each film, uint8 [N, S, S]: float [N, C, h, w]."""
-        size = self.config.film_size
-        x = shrink(films, size)[:, None].float() / 127.5 - 1
-        if x.shape[-1] < size:
-            x = F.interpolate(x, (size, size), mode="bilinear")
+        x = to_size(films, self.config.film_size)[:, None].float() / 127.5 - 1
         return self.encoder(x.expand(-1, 3, -1, -1))[-1]
 
     def _with_ehr(self, p: Tensor, batch: Batch) -> Tensor:

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contract import MethodConfig, Output, Preset, TaskSpec
+from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.layout import Packing
 from bench.data.vocabulary import ICU_HORIZON_HOURS, Cxr, Task
@@ -419,11 +419,12 @@ class Umse(Method[UmseConfig]):
         return replace(UmseConfig(), **SMALLER[preset])
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
-        """Training of UMSE's published run: the rate after warm-up, 1e-5 x sqrt(batch size)."""
+    def recipe(cls, task: Task) -> Recipe:
+        """Training of UMSE's published run; its rate is 1e-5 x sqrt(batch size)."""
         return {
             "lr": 8e-5,
             "lr_min": 1e-6,
+            "warmup_epochs": 5,
             "weight_decay": 1e-6,
             "batch_size": 64,
             "accumulation": 1,

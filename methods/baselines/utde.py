@@ -29,8 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.contract import MethodConfig, Output, Preset, TaskSpec
+from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
+from bench.data.cohort import Cohort
 from bench.data.vocabulary import ICU_HORIZON_HOURS, Cxr, Task
 from bench.errors import UserError, nearest
 from methods.attention import Attention
@@ -398,14 +399,14 @@ class Utde(Method[UtdeConfig]):
         return replace(UtdeConfig(), **SMALLER[preset])
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
+    def recipe(cls, task: Task) -> Recipe:
         """Defaults of UTDE's released scripts: a constant rate, steps of 32 samples.
 
         There they are 16 batches of 2, too few for the batch norms that a ConvNet brings.
         """
         return {
             "lr": 4e-4,
-            "lr_min": 4e-4,
+            "schedule": "constant",
             "weight_decay": 0.0,
             "batch_size": 16,
             "accumulation": 2,
@@ -420,6 +421,16 @@ class Utde(Method[UtdeConfig]):
         if not ehr:
             return "UTDE joins films with EHR: it cannot do without EHR"
         return None
+
+    def remarks(self, cohort: Cohort) -> list[str]:
+        """What a run should say of its cohort: hours after the grid's last point are not read."""
+        longest = int(cohort.stays["n_hours"].max())
+        if not self.spec.task.is_icu or longest <= self.config.n_grid:
+            return []
+        return [
+            f"{self.title}: stays of this cohort show up to {longest} hours, its grid has "
+            f"{self.config.n_grid} points: --set model.n_grid={longest}"
+        ]
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         """Logits; there are no further loss terms and no maps."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.contract import Ablation, MethodConfig, Preset
+from bench.contract import Ablation, MethodConfig, Preset, Recipe
 from bench.data.vocabulary import Task
 from bench.errors import UserError, nearest
 from methods.dipro.pae import REVERSALS
@@ -99,7 +99,7 @@ PAPER: dict[Task, dict[str, Any]] = {
 The released code weighs the static reversal term by itself, not within lambda_pae (ledger M3).
 """
 
-RECIPE: dict[Task, dict[str, float | int]] = {
+RECIPE: dict[Task, Recipe] = {
     Task.DISEASE_PROGRESSION: {"lr": 5e-6 * 4 * 8, "batch_size": 8, "accumulation": 4},
     Task.MORTALITY: {"lr": 1e-5 * 4 * 4, "batch_size": 4, "accumulation": 4},
     Task.LENGTH_OF_STAY: {"lr": 8e-6 * 4 * 4, "batch_size": 4, "accumulation": 4},

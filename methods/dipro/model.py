@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from bench.contract import Output, Preset, TaskSpec
+from bench.contract import Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from methods.base import Method
@@ -69,7 +69,7 @@ class DiPro(Method[DiProConfig]):
         return configure(preset, task)
 
     @classmethod
-    def recipe(cls, task: Task) -> dict[str, float | int]:
+    def recipe(cls, task: Task) -> Recipe:
         """Rate, batch size and accumulation of the paper."""
         return RECIPE[task]
 

@@ -27,9 +27,10 @@ def reversed_pair(pair: Tensor, reversal: str = "swap") -> Tensor:
 
 def reversed_labels(labels: Tensor) -> Tensor:
     """rev(y): worsened and improved trade places; no change and not mentioned stay. int64 [...]."""
-    worsened, improved = labels == Progression.WORSENED, labels == Progression.IMPROVED
-    swapped = torch.where(worsened, Progression.IMPROVED, labels)
-    return torch.where(improved, Progression.WORSENED, swapped)
+    # torch.compile compares tensors with plain numbers only.
+    worsened, improved = Progression.WORSENED.value, Progression.IMPROVED.value
+    swapped = torch.where(labels == worsened, improved, labels)
+    return torch.where(labels == improved, worsened, swapped)
 
 
 class RegionHeads(nn.ModuleList):

@@ -39,7 +39,14 @@ from tests.methods.random_batches import random_batch, take, without_ehr_of
 EVERY_TASK = pytest.mark.parametrize("task", list(Task))
 PAIR = Task.DISEASE_PROGRESSION
 TINY = CheXRelFormerConfig(
-    "8,8,16,16", "1,1,1,1", "1,1,2,2", "2,1,1,1", dropout=0.0, drop_path=0.0, d_model=16
+    "8,8,16,16",
+    "1,1,1,1",
+    "1,1,2,2",
+    "2,1,1,1",
+    dropout=0.0,
+    drop_path=0.0,
+    d_model=16,
+    film_size=64,
 )
 
 
@@ -91,7 +98,7 @@ class TestSize:
     @pytest.mark.slow
     def test_a_pair_costs_what_the_dipro_paper_says(self) -> None:
         method = CheXRelFormer(
-            replace(CheXRelFormerConfig(), max_film_size=256), TaskSpec(PAIR, Cxr.PAIR, ehr=False)
+            replace(CheXRelFormerConfig(), film_size=256), TaskSpec(PAIR, Cxr.PAIR, ehr=False)
         )
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             method.eval()(films_of(ehr=False, n=1, film_size=256))
@@ -111,7 +118,7 @@ class TestSize:
         [
             ("d_model", 20),
             ("comparison", "sum"),
-            ("max_film_size", -1),
+            ("film_size", -1),
             ("channels", "8"),
             ("scales", "first"),
             ("fusion_query", "film"),
@@ -233,18 +240,25 @@ class TestPairs:
         assert seen == [int(batch.film_valid.sum())]
 
     def test_films_are_scaled_to_minus_one_to_one(self) -> None:
-        films = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None].expand(-1, 4, 4)
+        films = torch.tensor([0, 255], dtype=torch.uint8)[:, None, None].expand(-1, 64, 64)
         x = build()._scaled(films)
-        assert x.shape == (2, 3, 4, 4)
+        assert x.shape == (2, 3, 64, 64)
         assert (x[0] == -1).all()
         assert (x[1] == 1).all()
 
     def test_larger_films_are_averaged_down(self) -> None:
         batch = films_of(film_size=32)
         large = batch.films.repeat_interleave(2, -1).repeat_interleave(2, -2)
-        method = build(config=replace(TINY, max_film_size=32))
+        method = build(config=replace(TINY, film_size=32))
         expected = method(batch).logits
         torch.testing.assert_close(method(replace(batch, films=large)).logits, expected)
+
+    def test_smaller_films_are_enlarged(self) -> None:
+        assert build()._scaled(torch.full((1, 16, 16), 51.0))[0, 0].unique() == -0.6
+        assert (
+            build(config=replace(TINY, film_size=128))._scaled(torch.ones(1, 64, 64)).shape[-1]
+            == 128
+        )
 
     def test_a_stay_is_the_mean_over_its_pairs(self) -> None:
         method, batch = build(Task.LENGTH_OF_STAY, ehr=False), films_of(Task.LENGTH_OF_STAY, False)

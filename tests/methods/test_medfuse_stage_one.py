@@ -129,9 +129,9 @@ def test_findings_that_a_labelled_film_does_not_mention_count_as_absent() -> Non
 def test_a_cohort_without_labels_is_remarked(cohort: Cohort) -> None:
     unknown = np.full_like(cohort.arrays["findings"], FINDING_UNKNOWN)
     bare = replace(cohort, arrays={**cohort.arrays, "findings": unknown})
-    (remark,) = MedFuseStageOne.remarks(bare)
+    (remark,) = build().remarks(bare)
     assert "only EHR is learnt" in remark
-    assert MedFuseStageOne.remarks(cohort) == []
+    assert build().remarks(cohort) == []
 
 
 class TestSecondStage:

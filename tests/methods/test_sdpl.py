@@ -282,11 +282,11 @@ class TestSymptoms:
         findings = np.full_like(cohort.arrays["findings"], FINDING_UNKNOWN)
         findings[~training] = 1
         bare = replace(cohort, arrays={**cohort.arrays, "findings": findings})
-        (remark,) = Sdpl.remarks(bare)
+        (remark,) = build().remarks(bare)
         assert "the loss 'symptoms' is 0" in remark and "\n" not in remark
         findings[training.argmax(), 2] = 0
-        assert Sdpl.remarks(bare) == []
-        assert Sdpl.remarks(cohort) == []
+        assert build().remarks(bare) == []
+        assert build().remarks(cohort) == []
 
     def test_an_unlabelled_symptom_gets_no_gradient(self) -> None:
         method = lively()

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.config import Request, resolve
 from bench.contract import Preset, TaskSpec
 from bench.data.batch import Batch
+from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
 from bench.objective import task_loss
@@ -136,8 +137,15 @@ class TestSize:
         training = resolve(
             Request("methods.baselines.utde:Utde", ICU, Cxr.LONG, 1, recipe="reference")
         ).training
-        assert training.lr == training.lr_min == 4e-4
+        assert (training.lr, training.schedule) == (4e-4, "constant")
         assert training.batch_size * training.accumulation == 32
+
+    def test_hours_beyond_the_grid_are_remarked(self, cohort: Cohort) -> None:
+        longest = int(cohort.stays["n_hours"].max())
+        (remark,) = build(config=replace(TINY, n_grid=longest - 1)).remarks(cohort)
+        assert f"--set model.n_grid={longest}" in remark
+        assert build(config=replace(TINY, n_grid=longest)).remarks(cohort) == []
+        assert build(PAIRS, replace(TINY, n_grid=1)).remarks(cohort) == []
 
     def test_declines_what_does_not_join_two_modalities(self) -> None:
         assert "ehr_transformer" in (Utde.decline(ICU, Cxr.NONE, True) or "")
