@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Generic, TypeVar
@@ -20,6 +21,7 @@ from bench.data.vocabulary import (
     Cxr,
     Task,
 )
+from bench.errors import UserError, nearest
 
 Recipe = dict[str, float | int | str]
 """Fields of `bench.config.TrainingConfig`, with values."""
@@ -72,7 +74,48 @@ class TaskSpec:
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """Base of every method's configuration: frozen, flat, of int, float, bool and str only."""
+    """Base of every method's configuration: frozen, flat, of int, float, bool and str only.
+
+    Class attributes that say which values are refused, besides floats that are not finite and
+    dropped shares ('drop' in the name) outside 0 to below 1:
+        choices: the values that a text may have
+        least: the smallest value of a number
+        multiples: what an integer must be a multiple of, a number or another field
+
+    Raises:
+        UserError: a value is refused.
+    """
+
+    choices: ClassVar[Mapping[str, Collection[str]]] = {}
+    least: ClassVar[Mapping[str, float]] = {}
+    multiples: ClassVar[Mapping[str, int | str]] = {}
+
+    def __post_init__(self) -> None:
+        for fault_of in (self._fault, self._remainder):
+            for name, value in vars(self).items():
+                if fault := fault_of(name, value):
+                    raise UserError(f"model.{name} is {value!r}, {fault}")
+
+    def _fault(self, name: str, value: object) -> str | None:
+        """What is wrong with a field's value by itself, if anything is."""
+        if name in self.choices and value not in self.choices[name]:
+            return nearest(str(value), self.choices[name])
+        if isinstance(value, float) and not math.isfinite(value):
+            return "it must be a finite number"
+        if isinstance(value, float) and "drop" in name and not 0 <= value < 1:
+            return "give a share, 0 to below 1"
+        if isinstance(value, int | float) and value < self.least.get(name, -math.inf):
+            return f"it must be {self.least[name]} or more"
+        return None
+
+    def _remainder(self, name: str, value: object) -> str | None:
+        """Whether a field's value is no multiple of what it should be."""
+        divisor = self.multiples.get(name, 1)
+        words = f"{divisor}"
+        if isinstance(divisor, str):
+            words, divisor = f"model.{divisor}, {getattr(self, divisor)}", getattr(self, divisor)
+        is_one = not isinstance(value, int) or value % divisor == 0
+        return None if is_one else f"it must be a multiple of {words}"
 
     def loss_weights(self) -> dict[str, float]:
         """Weight of every loss term by name; `task` is the runner's, the rest the method's own."""

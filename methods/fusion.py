@@ -11,21 +11,11 @@ from torch import Tensor, nn
 
 from bench.contract import TaskSpec
 from bench.data.batch import Batch
-from bench.errors import UserError, nearest
 from methods.attention import Attention, EncoderLayer
 from methods.encoders import EhrEncoder
 
 QUERIES = ("image", "ehr")
-
-
-def check_query(query: str) -> None:
-    """Refuse a direction that `EhrFusion` does not know.
-
-    Raises:
-        UserError: it is none of `QUERIES`.
-    """
-    if query not in QUERIES:
-        raise UserError(f"model.fusion_query is '{query}': {nearest(query, QUERIES)}")
+"""What looks at what: image tokens at the hours, or the class token of the hours at the image."""
 
 
 class EhrFusion(nn.Module):

@@ -43,6 +43,7 @@ class PyramidConfig(MethodConfig):
     drop_path: float = 0.1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         stages = {name: _integers(name, getattr(self, name)) for name in STAGE_FIELDS}
         if len({len(numbers) for numbers in stages.values()}) > 1:
             raise UserError(f"model.{', model.'.join(stages)}: give one number per stage in each")

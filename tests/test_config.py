@@ -8,6 +8,7 @@ from bench.config import Request, RunConfig, TrainingConfig, default_cxr, resolv
 from bench.contract import Preset
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
+from bench.registry import METHODS, load_method
 from bench.store import SCHEMA
 
 REQUEST = Request("dipro", Task.MORTALITY, Cxr.LONG, seed=23)
@@ -18,8 +19,12 @@ def run_id(config: RunConfig, cohort: str = "abc", schema: int = SCHEMA) -> str:
 
 
 OTHER_CHOICE = {
-    "fp32": "bf16", "swap": "interleave", "cosine": "linear", "none": "balanced",
-}  # fmt: skip
+    "fp32": "bf16",
+    "cosine": "linear",
+    "none": "balanced",
+    "small": "resnet50",
+    "swap": "interleave",
+}
 
 
 def test_run_id_changes_with_everything_that_moves_a_number():
@@ -44,14 +49,26 @@ def test_run_id_changes_with_everything_that_moves_a_number():
             elif isinstance(value, str):
                 other = OTHER_CHOICE.get(value, value + "x")
             else:
-                # Small: no rate may rise above another, no share above 1.
-                other = value + 1 if isinstance(value, int) else value * 0.5 + 1e-9
+                # No rate may rise above another, no share above 1, and heads divide widths.
+                other = (2 * value or 1) if isinstance(value, int) else value * 0.5 + 1e-9
             edited = dataclasses.replace(
                 base, **{section: dataclasses.replace(config, **{field.name: other})}
             )
             ids.add(run_id(edited))
             n += 1
     assert len(ids) == n
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_numbers_that_are_none_and_shares_of_everything_are_refused(method: str) -> None:
+    cls = load_method(method)
+    config = cls.configure(Preset.DEMO, Task.MORTALITY)
+    for field in dataclasses.fields(config):
+        if isinstance(getattr(config, field.name), float):
+            with pytest.raises(UserError, match=rf"model\.{field.name} is nan, .* finite"):
+                dataclasses.replace(config, **{field.name: float("nan")})
+    with pytest.raises(UserError, match=r"model\.dropout is 2\.0, give a share, 0 to below 1"):
+        dataclasses.replace(config, dropout=2.0)  # type: ignore[call-arg]
 
 
 def test_run_id_does_not_depend_on_how_a_field_was_set():

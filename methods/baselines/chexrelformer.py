@@ -28,14 +28,11 @@ from torch import Tensor, nn
 from bench.contract import Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
-from bench.errors import UserError, nearest
+from bench.errors import UserError
 from methods.base import Method, needs_two_films
 from methods.encoders import mean_of_valid, to_size
-from methods.fusion import EhrFusion, check_query
+from methods.fusion import QUERIES, EhrFusion
 from methods.pyramid import PyramidConfig, PyramidEncoder, initialise
-
-CHOICES = {"comparison": ("learnt", "absolute"), "scales": ("all", "last")}
-"""Fields of the configuration with a closed set of values, the published model's first."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,13 @@ class CheXRelFormerConfig(PyramidConfig):
     fusion_query: str = "image"
     double_softmax: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.d_model < 8 or self.d_model % 8:
-            raise UserError(f"model.d_model is {self.d_model}, it must be a multiple of 8")
-        if self.film_size < 1:
-            raise UserError(f"model.film_size is {self.film_size}, it must be 1 or more")
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise UserError(f"model.{name} is '{value}': {nearest(value, choices)}")
-        check_query(self.fusion_query)
+    choices = {
+        "comparison": ("learnt", "absolute"),
+        "scales": ("all", "last"),
+        "fusion_query": QUERIES,
+    }
+    least = {"d_model": 8, "film_size": 1}
+    multiples = {"d_model": 8}
 
 
 SMALLER: dict[Preset, dict[str, Any]] = {

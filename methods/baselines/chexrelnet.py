@@ -37,8 +37,8 @@ from bench.data.layout import Packing
 from bench.data.vocabulary import REGIONS, Cxr, Task
 from bench.errors import UserError
 from methods.base import Method, needs_two_films
-from methods.encoders import Encoder, ImageEncoder, encode_valid, mean_of_valid
-from methods.fusion import EhrFusion, check_query
+from methods.encoders import BACKBONES, Encoder, ImageEncoder, encode_valid, mean_of_valid
+from methods.fusion import QUERIES, EhrFusion
 
 ATTENTION_SLOPE, SLOPE = 0.2, 0.01
 """Negative slopes of the leaky ReLUs: in the attention logits, and everywhere else."""
@@ -75,20 +75,23 @@ class CheXRelNetConfig(MethodConfig):
     links: str = "all"
     fusion_query: str = "image"
 
-    def __post_init__(self) -> None:
-        for name in (
+    choices = {"fusion_query": QUERIES, "backbone": BACKBONES}
+    least = dict.fromkeys(
+        (
             "first_heads",
             "first_width",
             "second_heads",
+            "d_model",
             "trunk_width",
             "edge_multiplicity",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}, it must be 1 or more")
-        if self.d_model < 8 or self.d_model % 8:
-            raise UserError(f"model.d_model is {self.d_model}, it must be a multiple of 8")
+        ),
+        1,
+    )
+    multiples = {"d_model": 8}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         links_of_film(self.links, len(REGIONS))
-        check_query(self.fusion_query)
 
 
 SMALL: dict[str, Any] = {"backbone": "small", "weights": "none"}

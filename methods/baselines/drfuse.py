@@ -34,16 +34,12 @@ from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs, Targets
 from bench.data.layout import Packing
 from bench.data.vocabulary import DISEASES, Cxr, Task
-from bench.errors import UserError, nearest
 from methods.attention import EncoderLayer
 from methods.base import Method
-from methods.encoders import Encoder, ImageEncoder, encode_valid, mean_of_valid, shrink
+from methods.encoders import BACKBONES, Encoder, ImageEncoder, encode_valid, mean_of_valid, shrink
 
 BRANCHES = ("ehr", "shared", "cxr")
 """The three tokens that attention weighs, in order: distinct EHR, shared, distinct film."""
-
-CHOICES = {"unit": ("output", "logit"), "join": ("features", "tokens")}
-"""Fields of the configuration with a closed set of values, the default first."""
 
 N_POSITIONS = 350
 """Rows of the table of positions; later hours share its last row."""
@@ -94,18 +90,16 @@ class DrFuseConfig(MethodConfig):
     drop_films: float = 0.0
     join: str = "features"
 
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                known = nearest(getattr(self, name), choices)
-                raise UserError(f"model.{name} is '{getattr(self, name)}': {known}")
-        least = {"hidden": 1, "feed_forward": 1, "n_heads": 1, "max_films": 1, "max_film_size": 0}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if value < minimum:
-                raise UserError(f"model.{name} is {value}, it must be {minimum} or more")
-        if not 0 <= self.drop_films < 1:
-            raise UserError(f"model.drop_films is {self.drop_films}, give a share, 0 to below 1")
+    choices = {
+        "backbone": BACKBONES,
+        "unit": ("output", "logit"),
+        "join": ("features", "tokens"),
+    }
+    least = {
+        **dict.fromkeys(("hidden", "feed_forward", "n_heads", "max_films"), 1),
+        "max_film_size": 0,
+    }
+    multiples = {"hidden": "n_heads"}
 
     def loss_weights(self) -> dict[str, float]:
         """The task's, the branches' own predictions, disentanglement and the ranking of weights."""

@@ -14,13 +14,10 @@ from torch import nn
 from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
-from bench.errors import UserError, nearest
 from methods.base import Method
 from methods.dipro.config import RECIPE
 from methods.encoders import EhrEncoder, mean_of_valid
 from methods.heads import TaskHeads
-
-POOLINGS = ("cls", "mean")
 
 
 @dataclass(frozen=True)
@@ -38,12 +35,9 @@ class EhrTransformerConfig(MethodConfig):
     use_observed: bool = False
     pooling: str = "cls"
 
-    def __post_init__(self) -> None:
-        if self.pooling not in POOLINGS:
-            raise UserError(f"model.pooling is '{self.pooling}': {nearest(self.pooling, POOLINGS)}")
-        for name in ("d_model", "n_heads"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}, it must be 1 or more")
+    choices = {"pooling": ("cls", "mean")}
+    least = {"n_heads": 1, "d_model": 1}
+    multiples = {"d_model": "n_heads"}
 
 
 class EhrTransformer(Method[EhrTransformerConfig]):

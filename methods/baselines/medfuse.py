@@ -26,7 +26,7 @@ from bench.data.batch import Batch, Inputs
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
 from methods.base import Method
-from methods.encoders import Encoder, ImageEncoder, encode_valid, shrink
+from methods.encoders import BACKBONES, Encoder, ImageEncoder, encode_valid, shrink
 
 STAGE_ONE = "stage-one"
 """Kind of weights that a first stage of training wrote."""
@@ -55,11 +55,8 @@ class MedFuseConfig(MethodConfig):
     max_film_size: int = 224
     use_demographics: bool = False
 
-    def __post_init__(self) -> None:
-        for name, least in {"hidden": 1, "fusion_width": 1, "max_film_size": 0}.items():
-            if getattr(self, name) < least:
-                value = getattr(self, name)
-                raise UserError(f"model.{name} is {value}, it must be {least} or more")
+    choices = {"backbone": BACKBONES}
+    least = {"hidden": 1, "fusion_width": 1, "max_film_size": 0}
 
 
 SMALLER: dict[Preset, dict[str, Any]] = {

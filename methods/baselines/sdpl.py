@@ -38,7 +38,7 @@ from bench.errors import UserError
 from methods.base import Method, needs_two_films
 from methods.encoders import mean_of_valid, to_size
 from methods.findings import has_findings
-from methods.fusion import EhrFusion, check_query
+from methods.fusion import QUERIES, EhrFusion
 from methods.pyramid import (
     FIRST_STRIDE,
     INITIAL_SD,
@@ -75,12 +75,11 @@ class SdplConfig(PyramidConfig):
     fusion_query: str = "image"
     released_query_layout: bool = False
 
+    choices = {"fusion_query": QUERIES}
+    least = dict.fromkeys(("query_heads", "symptom_width", "d_model", "film_size"), 1)
+
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_query(self.fusion_query)
-        for name in ("query_heads", "symptom_width", "d_model", "film_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}, it must be 1 or more")
         last = self.channels.split(",")[-1].strip()
         if int(last) % self.query_heads:
             raise UserError(f"model.query_heads is {self.query_heads}, it must divide {last}")

@@ -33,22 +33,15 @@ from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.layout import Packing
 from bench.data.vocabulary import ICU_HORIZON_HOURS, Cxr, Task
-from bench.errors import UserError, nearest
 from methods.base import Method
 from methods.encoders import (
+    BACKBONES,
     Encoder,
     ImageEncoder,
     encode_valid,
     mean_of_valid,
     shrink,
 )
-
-CHOICES = {
-    "film_tokens": ("patch", "pooled"),
-    "readout": ("anchor", "mean"),
-    "head_norm": ("batch", "layer"),
-}
-"""Fields of the configuration with a closed set of values, the published one first."""
 
 
 @dataclass(frozen=True)
@@ -87,23 +80,18 @@ class UmseConfig(MethodConfig):
     max_film_size: int = 224
     residual_bottlenecks: bool = False
 
-    def __post_init__(self) -> None:
-        for name, choices in CHOICES.items():
-            value = getattr(self, name)
-            if value not in choices:
-                raise UserError(f"model.{name} is '{value}': {nearest(value, choices)}")
-        least = {"d_model": 1, "n_heads": 1, "n_layers": 1, "max_observations": 1}
-        for name, minimum in {**least, "n_bottlenecks": 0, "max_film_size": 0}.items():
-            value = getattr(self, name)
-            if value < minimum:
-                raise UserError(f"model.{name} is {value}, it must be {minimum} or more")
-        if self.time_unit_hours <= 0:
-            raise UserError(f"model.time_unit_hours is {self.time_unit_hours}, it must be above 0")
-        if self.d_model % self.n_heads:
-            raise UserError(
-                f"model.d_model is {self.d_model}, it must be a multiple of model.n_heads, "
-                f"{self.n_heads}"
-            )
+    choices = {
+        "backbone": BACKBONES,
+        "film_tokens": ("patch", "pooled"),
+        "readout": ("anchor", "mean"),
+        "head_norm": ("batch", "layer"),
+    }
+    least = {
+        **dict.fromkeys(("n_heads", "d_model", "n_layers", "max_observations"), 1),
+        **dict.fromkeys(("n_bottlenecks", "max_film_size"), 0),
+        "time_unit_hours": 0.01,
+    }
+    multiples = {"d_model": "n_heads"}
 
 
 SMALLER: dict[Preset, dict[str, Any]] = {

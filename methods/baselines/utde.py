@@ -33,10 +33,9 @@ from bench.contract import MethodConfig, Output, Preset, Recipe, TaskSpec
 from bench.data.batch import Batch, Inputs
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import ICU_HORIZON_HOURS, Cxr, Task
-from bench.errors import UserError, nearest
 from methods.attention import Attention
 from methods.base import Method
-from methods.encoders import Encoder, ImageEncoder, encode_valid, shrink
+from methods.encoders import BACKBONES, Encoder, ImageEncoder, encode_valid, shrink
 
 GATE_LEVELS = ("batch", "batch_seq", "batch_seq_feature")
 
@@ -77,21 +76,13 @@ class UtdeConfig(MethodConfig):
     max_film_size: int = 224
     use_demographics: bool = True
 
-    def __post_init__(self) -> None:
-        if self.gate not in GATE_LEVELS:
-            raise UserError(f"model.gate is '{self.gate}': {nearest(self.gate, GATE_LEVELS)}")
-        least = {"d_model": 1, "time_width": 2, "n_heads": 1, "n_layers": 1, "n_grid": 1}
-        for name, value in {**least, "max_film_size": 0}.items():
-            if getattr(self, name) < value:
-                raise UserError(
-                    f"model.{name} is {getattr(self, name)}, it must be {value} or more"
-                )
-        for name in ("d_model", "time_width"):
-            if getattr(self, name) % self.n_heads:
-                raise UserError(
-                    f"model.{name} is {getattr(self, name)}, it must be a multiple of "
-                    f"model.n_heads, {self.n_heads}"
-                )
+    choices = {"gate": GATE_LEVELS, "backbone": BACKBONES}
+    least = {
+        **dict.fromkeys(("n_heads", "d_model", "n_layers", "n_grid"), 1),
+        "time_width": 2,
+        "max_film_size": 0,
+    }
+    multiples = {"d_model": "n_heads", "time_width": "n_heads"}
 
 
 SMALLER: dict[Preset, dict[str, Any]] = {

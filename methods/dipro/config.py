@@ -7,8 +7,9 @@ from typing import Any
 
 from bench.contract import Ablation, MethodConfig, Preset, Recipe
 from bench.data.vocabulary import Task
-from bench.errors import UserError, nearest
+from bench.errors import UserError
 from methods.dipro.pae import REVERSALS
+from methods.encoders import BACKBONES
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,14 @@ class DiProConfig(MethodConfig):
     lambda_pae_dynamic: float = 1.0
     lambda_pae_static: float = 1.0
 
+    choices = {"reversal": REVERSALS, "backbone": BACKBONES}
+    least = dict.fromkeys(("n_heads", "d_model", "local_fusion_layers", "group_embedding_k"), 1)
+    multiples = {"d_model": "n_heads"}
+
     def __post_init__(self) -> None:
-        if self.reversal not in REVERSALS:
-            raise UserError(
-                f"model.reversal is '{self.reversal}': {nearest(self.reversal, REVERSALS)}"
-            )
+        super().__post_init__()
         if self.mmf and not (self.local_fusion or self.global_fusion):
             raise UserError("model.mmf needs local_fusion or global_fusion: leave one on")
-        for name in ("d_model", "n_heads", "local_fusion_layers", "group_embedding_k"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name} is {getattr(self, name)}, it must be 1 or more")
 
     def loss_weights(self) -> dict[str, float]:
         """The weight of every term that this configuration has."""

@@ -116,7 +116,7 @@ class TestSize:
             replace(TINY, drop_films=share)
 
     def test_refuses_bad_choices(self) -> None:
-        with pytest.raises(UserError, match="multiple of 4"):
+        with pytest.raises(UserError, match=r"multiple of model\.n_heads, 4"):
             build(config=replace(TINY, hidden=18))
         with pytest.raises(UserError, match=r"model\.unit is 'disease'"):
             replace(TINY, unit="disease")

@@ -65,7 +65,7 @@ def test_configurations() -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"d_model": 100}, "multiple of 8"),
+        ({"d_model": 100}, "multiple of model.n_heads, 8"),
         ({"d_model": 15, "n_heads": 3}, "odd"),
         ({"d_model": 0}, "1 or more"),
         ({"pooling": "means"}, "did you mean 'mean'"),

@@ -22,7 +22,8 @@ from bench.data.batch import Batch
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
-from methods.fusion import EhrFusion, check_query
+from methods.baselines.sdpl import SdplConfig
+from methods.fusion import EhrFusion
 from tests.methods.random_batches import random_batch, without_ehr_of
 
 
@@ -142,7 +143,7 @@ def test_the_default_direction_draws_the_same_weights(fusion: EhrFusion) -> None
 
 def test_an_unknown_direction_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.fusion_query is 'film'"):
-        check_query("film")
+        SdplConfig(fusion_query="film")
 
 
 @pytest.mark.parametrize("method", ["chexrelnet", "chexrelformer", "sdpl"])
