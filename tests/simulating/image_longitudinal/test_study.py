@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from bench.data.miniature import miniature_cohort
 from bench.data.vocabulary import NOT_MENTIONED, Task
 from bench.errors import UserError
-from bench.studies.association import explained_share, main
+from bench.studies.association import explained_share, main, shared_share
 
 
 def share(task: Task, logits: np.ndarray, labels: np.ndarray) -> float:
@@ -45,6 +49,14 @@ def test_unmentioned_diseases_do_not_count():
     logits = np.random.default_rng(3).normal(size=(60, 7, 3))
     logits[np.arange(60), 2, labels[:, 2]] = 50
     assert share(Task.DISEASE_PROGRESSION, logits.reshape(60, -1), labels) == pytest.approx(1)
+
+
+def test_what_demographics_explain_of_the_labels_is_known_to_films_too(tmp_path: Path):
+    cohort = miniature_cohort(tmp_path / "cohort", n_stays=200)
+    chance = shared_share(Task.MORTALITY, cohort)
+    ages = cohort.arrays["demographics"][:, 0]
+    planted = replace(cohort, stays=cohort.stays.assign(mortality=ages > np.nanmedian(ages)))
+    assert chance < 0.1 < 0.4 < shared_share(Task.MORTALITY, planted) < 0.9
 
 
 def test_weights_count_as_repeated_subjects():
