@@ -60,7 +60,8 @@ class TrainingConfig:
             if getattr(self, name) not in choices:
                 given = getattr(self, name)
                 raise UserError(f"training.{name} is '{given}': {nearest(given, choices)}")
-        for name in ("lr", "batch_size", "accumulation", "max_epochs", "evaluation_batch_size"):
+        above_0 = ("lr", "batch_size", "accumulation", "max_epochs", "patience")
+        for name in (*above_0, "evaluation_batch_size"):
             if getattr(self, name) <= 0:
                 raise UserError(f"training.{name} is {getattr(self, name)}, it must be above 0")
         for name in ("beta_1", "beta_2"):

@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 SHARED_SOURCES = (
     "bench/runner.py",
     "bench/training.py",
+    "bench/epoch.py",
+    "bench/optimization.py",
     "bench/checkpoints.py",
     "bench/prediction.py",
     "bench/memory.py",
@@ -59,6 +61,9 @@ def set_determinism(threads: int) -> None:
     # Filling new memory with NaN finds faults; it changes no number and costs some 5 %.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    # fp32 means fp32: TF32, torch's default for convolutions, keeps 10 bits of the mantissa.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def device_name(device: torch.device) -> str:
@@ -66,6 +71,19 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return f"{device.type}, {platform.machine()}"
+
+
+def forget_peak(device: torch.device) -> None:
+    """Let `peak_gpu_mb` count from now on."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
+def peak_gpu_mb(device: torch.device) -> float | None:
+    """The most GPU memory, MiB, that tensors of this process took; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
 
 
 def versions() -> dict[str, str]:

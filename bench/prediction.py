@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.data.loading import batches
+from bench.checkpoints import refusal_kept
+from bench.data.loading import batches, release_images
 from bench.data.vocabulary import Split, Task
 from bench.memory import within_memory
 from bench.store import RunFiles, replacing
@@ -26,7 +27,9 @@ Prediction = tuple[np.ndarray, dict[str, np.ndarray]]
 def predict(run: Run, positions: np.ndarray, with_attention: bool = False) -> Prediction:
     """Predict samples with the run's weights; labels are withheld."""
     prediction, run.evaluation_batch = within_memory(
-        partial(_predict, run, positions, with_attention), run.evaluation_batch
+        partial(_predict, run, positions, with_attention),
+        run.evaluation_batch,
+        partial(release_images, run.samples, run.device),
     )
     return prediction
 
@@ -107,5 +110,5 @@ def _stack_padded(parts: list[np.ndarray]) -> np.ndarray:
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    with replacing(path) as partial, partial.open("wb") as handle:
+    with replacing(path) as partial, partial.open("wb") as handle, refusal_kept():
         np.savez_compressed(handle, **arrays)  # type: ignore[arg-type]

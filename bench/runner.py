@@ -2,7 +2,8 @@
 
 A run killed at any moment goes on from its last finished epoch and ends with the same bits on the
 same machine (CPU): the order of samples depends on seed and epoch alone, and a checkpoint holds
-weights, optimizer, random state and selection together. One that gets SIGTERM finishes its step.
+weights, optimizer, random state and selection together. One that gets SIGTERM finishes its step,
+saves it and goes on from there.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from bench.data.batch import Samples, Targets, progression_class_weights
 from bench.data.cohort import Cohort
 from bench.data.loading import resident_images
 from bench.data.vocabulary import SELECTION_METRIC, Split, Task
+from bench.epoch import DivergedError
 from bench.errors import UserError
 from bench.objective import positive_weight, task_loss
 from bench.prediction import write_predictions
 from bench.registry import load_method
 from bench.store import SCHEMA, RunFiles, write_json
-from bench.training import DivergedError, selection_rule, train
+from bench.training import selection_rule, train
 from methods.base import Method
 
 Say = Callable[[str], None]
@@ -152,6 +154,7 @@ def execute(
         try:
             write_json(files.config, config.to_json())
             started = time.monotonic()
+            environment.forget_peak(device)
             run = Run(config, cohort, device, threads, weights)
             for note in run.notes:
                 log_and_say(note)
@@ -231,5 +234,6 @@ def record(run: Run, files: RunFiles, progress: Progress, seconds: float) -> dic
         "n_test": len(test),
         "n_test_subjects": len(np.unique(run.samples.subject[test])),
         "seconds": round(seconds, 1),
+        "peak_gpu_mb": environment.peak_gpu_mb(run.device),
         "notes": [*run.notes, *run.memory_notes()],
     }

@@ -3,7 +3,7 @@
 results/runs/<run id>/
     config.json           the resolved configuration
     log.txt               what the run printed
-    checkpoint.pt         the last finished epoch, for resuming; removed when done
+    checkpoint.pt         the last finished epoch (after SIGTERM: step), to go on; removed when done
     best.pt               weights of the selected epoch
     predictions.parquet   validation and test logits with keyed sample and subject
     attention.npz         attention maps of the test samples, if the method has any
@@ -66,7 +66,7 @@ class RunFiles:
 
     @property
     def checkpoint(self) -> Path:
-        """State after the last finished epoch."""
+        """State after the last finished epoch or, after SIGTERM, the last finished step."""
         return self.folder / "checkpoint.pt"
 
     @property

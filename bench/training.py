@@ -6,8 +6,8 @@ The loop itself never waits for the device: loss terms stay there and are read o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -20,9 +20,10 @@ from bench.checkpoints import Progress, resume, save, save_checkpoint
 from bench.config import TrainingConfig
 from bench.contract import TaskSpec
 from bench.data.batch import Samples, Targets
-from bench.data.loading import batches
+from bench.data.loading import StepBatches, release_images
 from bench.data.vocabulary import SELECTION_METRIC, Cxr, Split, Task
-from bench.memory import within_memory
+from bench.epoch import DivergedError, Epoch, MicroBatch, mean_terms
+from bench.memory import buffers_kept, step_within_memory, within_memory
 from bench.metrics import evaluate
 from bench.objective import task_loss
 from bench.optimization import adamw, learning_rate, set_rate
@@ -33,39 +34,16 @@ if TYPE_CHECKING:
     from bench.runner import Run
 
 
-class DivergedError(Exception):
-    """A loss term or the selection metric became NaN or infinite; `details` go into the record.
-
-    Epochs and batches count from 1; `samples` are the keys of the batch's samples.
-    """
-
-    def __init__(
-        self, term: str, value: float, epoch: int, batch: int | None = None,
-        samples: Sequence[str] = (),
-    ) -> None:  # fmt: skip
-        place = "on validation" if batch is None else f"in batch {batch}"
-        super().__init__(f"'{term}' is {value} {place} of epoch {epoch}")
-        self.details = {"term": term, "epoch": epoch, "batch": batch, "samples": list(samples)}
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """What training saw in one forward pass: positions of its samples, loss terms (scalars)."""
-
-    positions: np.ndarray
-    terms: dict[str, Tensor]
-
-
 def train(run: Run, files: RunFiles, say: Callable[[str], None]) -> Progress:
     """Train to the end of the budget or of patience, from the last checkpoint if there is one.
 
     Raises:
         DivergedError: a loss term or the selection metric is not finite.
-        StoppedError: SIGTERM came; the last finished epoch is saved.
+        StoppedError: SIGTERM came; every finished step is saved.
     """
     training = run.training
     optimizer = adamw(run.model, training)
-    progress = resume(run, files, optimizer, say)
+    progress, epoch = resume(run, files, optimizer, say)
     positions = run.samples.indices(Split.TRAIN)
     n_epochs, steps_per_epoch = budget(training, len(positions))
     while progress.epoch < n_epochs and progress.stale_epochs() < training.patience:
@@ -74,11 +52,18 @@ def train(run: Run, files: RunFiles, say: Callable[[str], None]) -> Progress:
         if training.max_steps:
             n_steps = min(n_steps, training.max_steps - progress.step)
         order = np.random.default_rng([run.config.request.seed, progress.epoch])
-        seen = _train_epoch(run, optimizer, order.permutation(positions), n_steps)
+        try:
+            seen = _train_epoch(run, optimizer, order.permutation(positions), n_steps, epoch)
+        except stopping.StoppedError:
+            if epoch.n_steps:
+                save_checkpoint(run, files, optimizer, progress, epoch)
+            raise
         progress.step += n_steps
         _select(run, files, progress, mean_terms(seen, progress.epoch + 1, run.samples.keys))
         say(_epoch_line(progress, n_epochs))
-        save_checkpoint(run, files, optimizer, progress)
+        epoch = Epoch()
+        save_checkpoint(run, files, optimizer, progress, epoch)
+    say(_last_line(run, progress, n_epochs))
     return progress
 
 
@@ -91,59 +76,57 @@ def budget(training: TrainingConfig, n_samples: int) -> tuple[int, int]:
 
 
 def _train_epoch(
-    run: Run, optimizer: torch.optim.Optimizer, order: np.ndarray, n_steps: int
+    run: Run,
+    optimizer: torch.optim.Optimizer,
+    order: np.ndarray,
+    n_steps: int,
+    epoch: Epoch | None = None,
 ) -> list[MicroBatch]:
-    """Take `n_steps` optimizer steps; return what was seen, still on the device."""
-    run.model.train()
-    step_size = run.training.batch_size * run.training.accumulation
-    seen: list[MicroBatch] = []
-    for step in range(n_steps):
-        stopping.leave_if_asked()
-        group = order[step * step_size : (step + 1) * step_size]
-        of_step, run.micro_batch = within_memory(partial(_gradients, run, group), run.micro_batch)
-        seen += of_step
-        if run.training.clip_norm:
-            nn.utils.clip_grad_norm_(run.model.parameters(), run.training.clip_norm)
-        optimizer.step()
-    return seen
-
-
-def _gradients(run: Run, group: np.ndarray, size: int) -> list[MicroBatch]:
-    """Set the gradients of one step: the samples of `group`, `size` at a time."""
-    run.model.zero_grad(set_to_none=True)
-    seen = []
-    chunks = [group[start : start + size] for start in range(0, len(group), size)]
-    for chunk, batch in zip(chunks, batches(run.samples, chunks, run.device), strict=True):
-        assert batch.targets is not None
-        with run.autocast():
-            terms = run.loss_terms(run.model(batch), batch.targets)
-        total = sum(run.loss_weights[name] * term for name, term in terms.items())
-        assert isinstance(total, Tensor)
-        (total * (len(chunk) / len(group))).backward()
-        seen.append(MicroBatch(chunk, {name: term.detach() for name, term in terms.items()}))
-    return seen
-
-
-def mean_terms(seen: Sequence[MicroBatch], epoch: int, keys: np.ndarray) -> dict[str, float]:
-    """Mean of each loss term over an epoch.
+    """Take the optimizer steps that `epoch` lacks of `n_steps`; return what was seen in all.
 
     Raises:
-        DivergedError: a term is not finite; names the first and its batch.
+        StoppedError: SIGTERM came; `epoch` holds what was done.
     """
-    values = _read_terms(seen)
-    for number, (batch, terms) in enumerate(zip(seen, values, strict=True), 1):
-        for name, value in terms.items():
-            if not math.isfinite(value):
-                raise DivergedError(name, value, epoch, number, keys[batch.positions])
-    names = dict.fromkeys(name for terms in values for name in terms)
-    return {name: float(np.mean([t[name] for t in values if name in t])) for name in names}
+    epoch = epoch or Epoch()
+    run.model.train()
+    size = run.training.batch_size * run.training.accumulation
+    steps = [order[step * size : (step + 1) * size] for step in range(n_steps)]
+    with closing(StepBatches(run.samples, steps, run.device)) as fed:
+        while epoch.n_steps < n_steps:
+            stopping.leave_if_asked()
+            epoch.seen += take_step(run, optimizer, fed, epoch.n_steps)
+            epoch.n_steps += 1
+    return epoch.seen
 
 
-def _read_terms(seen: Sequence[MicroBatch]) -> list[dict[str, float]]:
-    """Loss terms of every batch, fetched from the device at once."""
-    scalars = [term.float() for batch in seen for term in batch.terms.values()]
-    fetched = iter(torch.stack(scalars).tolist())
-    return [{name: next(fetched) for name in batch.terms} for batch in seen]
+def take_step(
+    run: Run, optimizer: torch.optim.Optimizer, fed: StepBatches, step: int
+) -> list[MicroBatch]:
+    """Take one optimizer step, in as small parts as GPU memory asks for."""
+    make_room = partial(release_images, run.samples, run.device)
+    gradients = partial(_gradients, run, fed, step)
+    seen, run.micro_batch = within_memory(gradients, run.micro_batch, make_room)
+    if run.training.clip_norm:
+        nn.utils.clip_grad_norm_(run.model.parameters(), run.training.clip_norm)
+    if not step_within_memory(optimizer, make_room):
+        run.micro_batch = max(run.micro_batch // 2, 1)
+    return seen
+
+
+def _gradients(run: Run, fed: StepBatches, step: int, size: int) -> list[MicroBatch]:
+    """Set the gradients of one step, from `size` samples at a time."""
+    run.model.zero_grad(set_to_none=True)
+    seen = []
+    with buffers_kept(run.model):
+        for chunk, batch in fed.of_step(step, size):
+            assert batch.targets is not None
+            with run.autocast():
+                terms = run.loss_terms(run.model(batch), batch.targets)
+            total = sum(run.loss_weights[name] * term for name, term in terms.items())
+            assert isinstance(total, Tensor)
+            (total * (len(chunk) / len(fed.steps[step]))).backward()
+            seen.append(MicroBatch(chunk, {name: term.detach() for name, term in terms.items()}))
+    return seen
 
 
 def selection_rule(task: Task, samples: Samples) -> str:
@@ -194,5 +177,17 @@ def _loss_of_logits(run: Run, logits: np.ndarray, positions: np.ndarray) -> floa
 def _epoch_line(progress: Progress, n_epochs: int) -> str:
     entry = progress.history[-1]
     scores = "  ".join(f"{name} {value:.4f}" for name, value in entry.items())
-    mark = "  *" if progress.best_epoch == progress.epoch - 1 else ""
+    mark = "  best" if progress.best_epoch == progress.epoch - 1 else ""
     return f"epoch {progress.epoch}/{n_epochs}  {scores}{mark}"
+
+
+def _last_line(run: Run, progress: Progress, n_epochs: int) -> str:
+    """Why training ended, and which epoch's weights go on."""
+    of_all = f"epoch {progress.epoch} of {n_epochs}"
+    if progress.epoch < n_epochs:
+        stale = f"no better {run.selection} for {progress.stale_epochs()} epochs"
+        ended = f"stopped after {of_all}: {stale}"
+    else:
+        ended = f"ended with {of_all}"
+    used = "keeping" if run.config.request.validation_only else "testing"
+    return f"{ended}; {used} epoch {progress.best_epoch + 1}"

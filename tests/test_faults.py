@@ -7,6 +7,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,16 +19,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from bench import run, runner, sweep
+from bench import checkpoints, memory, prediction, run, runner, stopping, sweep, training
 from bench.backends import Outcome, run_all
 from bench.config import Request
 from bench.contract import Output
+from bench.data import loading
 from bench.data.batch import Batch
 from bench.data.cohort import Cohort
-from bench.data.vocabulary import Cxr, Task
+from bench.data.vocabulary import Cxr, Split, Task
 from bench.errors import UserError, run_command
-from bench.memory import within_memory
+from bench.memory import step_within_memory, within_memory
+from bench.optimization import adamw
 from bench.plan import PlannedRun, make_plan
 from bench.store import RunFiles, Status, Store
 from methods.baselines.ehr_transformer import EhrTransformer
@@ -78,8 +82,47 @@ class Hungry(EhrTransformer):
         return super().forward(batch, with_attention)
 
 
-def planned(method: str, cohort: Cohort, results: Path, seeds=(23, BAD_SEED, 66)) -> tuple:
-    requests = [Request(method, Task.MORTALITY, Cxr.NONE, seed, overrides=TINY) for seed in seeds]
+class Normalising(Hungry):
+    """Keeps running statistics of what it reads before it finds that it does not fit."""
+
+    def __init__(self, config, spec) -> None:
+        super().__init__(config, spec)
+        self.norm = nn.BatchNorm1d(spec.n_demographics, affine=False)
+
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        self.norm(batch.demographics)
+        return super().forward(batch, with_attention)
+
+
+class Displaced(EhrTransformer):
+    """Fits only where no images are kept."""
+
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        if loading._kept:
+            raise RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED")
+        return super().forward(batch, with_attention)
+
+
+class Interrupted(EhrTransformer):
+    """Its process gets SIGTERM in every so many training batches."""
+
+    every = 0
+    n_batches = 0
+
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        if self.training and self.every:
+            Interrupted.n_batches += 1
+            if self.n_batches % self.every == 0:
+                os.kill(os.getpid(), signal.SIGTERM)
+        return super().forward(batch, with_attention)
+
+
+def planned(
+    method: str, cohort: Cohort, results: Path, seeds=(23, BAD_SEED, 66), more=()
+) -> tuple[PlannedRun, ...]:
+    requests = [
+        Request(method, Task.MORTALITY, Cxr.NONE, seed, overrides=(*TINY, *more)) for seed in seeds
+    ]
     return make_plan("faults", requests, cohort, Store(results)).runs
 
 
@@ -161,6 +204,35 @@ class TestTermination:
         assert files.predictions.read_bytes() == reference.predictions.read_bytes()
         assert files.read_record()["history"] == reference.read_record()["history"]
 
+    @pytest.mark.parametrize("every", [1, 3])
+    def test_it_goes_on_in_mid_epoch_with_the_same_bits(
+        self, every: int, cohort: Cohort, tmp_path: Path, monkeypatch
+    ):
+        more = [
+            ("model.dropout", "0.3"),
+            ("training.batch_size", "2"),
+            ("training.accumulation", "2"),
+        ]
+        (reference,) = planned(mine(Interrupted), cohort, tmp_path / "undisturbed", [23], more)
+        (stopped,) = planned(mine(Interrupted), cohort, tmp_path / "stopped", [23], more)
+        assert not outcomes((reference,), cohort, jobs=1)[reference.run_id].error
+
+        monkeypatch.setattr(Interrupted, "every", every)
+        monkeypatch.setattr(Interrupted, "n_batches", 0)
+        n_stops, files = 0, stopped.files
+        while not files.record.exists():
+            try:
+                runner.execute(stopped.config, cohort, files, device=CPU, say=lambda _: None)
+            except stopping.StoppedError:
+                n_stops += 1
+        record, expected = files.read_record(), reference.files.read_record()
+        n_batches = len(runner.Run(stopped.config, cohort, CPU, 1).samples.indices(Split.TRAIN)) / 2
+        assert Interrupted.n_batches == 2 * n_batches, "a batch was trained on twice"
+        assert n_stops >= {1: record["steps"], 3: 3}[every]
+        assert "resumed after 1 steps of epoch 1\n" in files.log.read_text() or every == 3
+        assert (record["steps"], record["history"]) == (expected["steps"], expected["history"])
+        assert files.predictions.read_bytes() == reference.files.predictions.read_bytes()
+
     def test_a_sweep_lets_its_workers_finish_their_step(self, cohort: Cohort, tmp_path: Path):
         place = ["--cohort", str(cohort.path), "--results", str(tmp_path), "--device", "cpu"]
         words = ["bench.sweep", "--table", "table2", "--jobs", "2", *place, *self.LONG]
@@ -197,6 +269,19 @@ class TestFullDisk:
         assert not unfinished_files(tmp_path)
         assert not files.best.exists() and not files.checkpoint.exists()
         assert run.main(command(cohort, tmp_path)) == 0
+
+    @pytest.mark.parametrize("n_bytes", [1, 1_000, 70_000, 250_000, 390_000])
+    def test_wherever_the_disk_is_full_it_says_so(self, n_bytes: int, tmp_path: Path):
+        numbers = np.random.default_rng(0).normal(size=(10, 5_000))
+        writers = {
+            "state.pt": lambda path: checkpoints.save(path, list(torch.from_numpy(numbers))),
+            "maps.npz": lambda path: prediction._save_arrays(path, {"a": numbers, "b": numbers}),
+        }
+        for name, write in writers.items():
+            with largest_file(n_bytes), pytest.raises(UserError) as refusal:
+                write(tmp_path / name)
+            assert f"cannot write {tmp_path / name}: File too large" in str(refusal.value)
+        assert not list(tmp_path.iterdir())
 
     def test_a_record_that_does_not_fit(self, cohort: Cohort, tmp_path: Path, capsys, monkeypatch):
         real = Path.write_text
@@ -295,6 +380,102 @@ class TestMemory:
         with pytest.raises(torch.cuda.OutOfMemoryError):
             within_memory(compute, 4)
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+            "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+            "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+            "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        ],
+    )
+    @pytest.mark.parametrize("kind", [RuntimeError, torch.AcceleratorError])
+    def test_libraries_say_it_in_other_words(self, words: str, kind: type[RuntimeError]):
+        def compute(size: int) -> str:
+            if size > 2:
+                raise kind(words)
+            return "done"
+
+        assert within_memory(compute, 4) == ("done", 2)
+
+    def test_another_error_is_not_taken_for_it(self):
+        tried = []
+
+        def compute(size: int) -> None:
+            tried.append(size)
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+        with pytest.raises(RuntimeError, match="device-side assert"):
+            within_memory(compute, 4)
+        assert tried == [4]
+
+    def test_a_step_finds_its_room_before_it_changes_anything(self, monkeypatch):
+        def weights_after(n_failures: int) -> tuple[list[torch.Tensor], list[str]]:
+            torch.manual_seed(0)
+            model, made = nn.Linear(3, 2), list[str]()
+            optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+            model(torch.ones(1, 3)).sum().backward()
+            failures = iter([True] * n_failures)
+
+            def empty_like(weight: torch.Tensor) -> torch.Tensor:
+                if next(failures, False):
+                    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+                return torch.zeros_like(weight)
+
+            monkeypatch.setattr(torch, "empty_like", empty_like)
+            try:
+                fitted = step_within_memory(optimizer, lambda: made.append("room") or True)
+                made.append(f"fitted {fitted}")
+            except torch.cuda.OutOfMemoryError as error:
+                made.append(str(error))
+            return list(model.parameters()), made
+
+        torch.manual_seed(0)
+        untouched = nn.Linear(3, 2).weight
+        plain, said = weights_after(0)
+        assert said == ["fitted True"]
+        assert not torch.equal(plain[0], untouched)
+        again, said = weights_after(1)
+        assert said == ["room", "fitted False"]
+        assert all(map(torch.equal, again, plain))
+        failed, said = weights_after(2)
+        assert said[0] == "room"
+        assert "ran out in the optimizer's step: put fewer runs on a GPU" in said[1]
+        assert torch.equal(failed[0], untouched)
+
+    def test_after_a_step_that_did_not_fit_micro_batches_are_smaller(
+        self, cohort: Cohort, tmp_path: Path, monkeypatch
+    ):
+        (squeezed,) = planned("ehr_transformer", cohort, tmp_path, [23])
+        answers = iter([False])
+        monkeypatch.setattr(memory, "_fits", lambda optimizer: next(answers, True))
+        assert not outcomes((squeezed,), cohort, jobs=1)[squeezed.run_id].error
+        (note,) = squeezed.files.read_record()["notes"]
+        assert "gradients of 4 samples at a time instead of 8" in note
+
+    def test_an_attempt_that_failed_leaves_no_trace_in_running_statistics(
+        self, cohort: Cohort, tmp_path: Path
+    ):
+        found = []
+        for size in (8, 2):
+            (plan,) = planned(mine(Normalising), cohort, tmp_path, [23])
+            run = runner.Run(plan.config, cohort, CPU, 1)
+            run.micro_batch = size  # 2 fits at once
+            positions = run.samples.indices(Split.TRAIN)[:8]
+            training._train_epoch(run, adamw(run.model, run.training), positions, 1)
+            found.append(dict(run.model.named_buffers()))
+        assert found[0]["norm.num_batches_tracked"] == 4
+        for name, value in found[1].items():
+            assert torch.equal(found[0][name], value), name
+
+    def test_at_last_kept_images_leave(self, cohort: Cohort, tmp_path: Path, monkeypatch):
+        monkeypatch.setattr(loading, "_kept", {("hash", "films", "cpu"): torch.zeros(1)})
+        (displaced,) = planned(mine(Displaced), cohort, tmp_path, [23])
+        assert not outcomes((displaced,), cohort, jobs=1)[displaced.run_id].error
+        assert not loading._kept
+        (note,) = displaced.files.read_record()["notes"]
+        assert "gradients of 1 samples at a time" in note
+
     def test_smaller_micro_batches_take_the_same_steps_and_the_record_says_so(
         self, cohort: Cohort, tmp_path: Path
     ):
@@ -341,7 +522,9 @@ class TestTwoProcesses:
         runs = planned("ehr_transformer", cohort, tmp_path, [23])
         with runs[0].files.locked():
             line = refused(lambda: run.main(command(cohort, tmp_path)), capsys)
-            assert line == f"error: another process works on {runs[0].run_id}: wait for it\n"
+            owner = f"process {os.getpid()} on {socket.gethostname()}"
+            busy = f"another process works on {runs[0].run_id}: wait for {owner}"
+            assert line == f"error: {busy}\n"
             (outcome,) = outcomes(runs, cohort, jobs=1).values()
             assert outcome.busy
         assert not runs[0].files.log.exists()

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import runner, training
+from bench import environment, runner, training
 from bench.config import Request, RunConfig, resolve
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Split, Task
@@ -215,3 +215,55 @@ def test_the_record_names_what_made_it(cohort: Cohort, tmp_path: Path):
     assert torch.__version__.startswith(record["versions"]["torch"])
     as_json = json.loads(json.dumps(config.to_json()))
     assert record["config"] == as_json == json.loads(files.config.read_text())
+
+
+class TestLog:
+    def said(self, cohort: Cohort, root: Path, *more: tuple[str, str]) -> list[str]:
+        config, said = config_of(Task.MORTALITY, *more), list[str]()
+        files = files_of(config, cohort, root)
+        runner.execute(config, cohort, files, device=CPU, say=said.append)
+        return said
+
+    def test_it_says_why_training_stopped_and_what_is_tested(
+        self, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        values = iter([0.1, 0.2, 0.5, 0.1, 0.3])  # the first only asks whether there is one
+        monkeypatch.setattr(training, "evaluate", lambda *_: {"auprc": next(values)})
+        more = (("training.max_epochs", "9"), ("training.patience", "2"))
+        said = self.said(cohort, tmp_path, *more)
+        assert [line.endswith("  best") for line in said[:-1]] == [True, True, False, False]
+        assert said[-1] == (
+            "stopped after epoch 4 of 9: no better auprc for 2 epochs; testing epoch 2"
+        )
+
+    def test_at_the_end_of_the_budget(self, cohort: Cohort, tmp_path: Path):
+        said = self.said(cohort, tmp_path)
+        best = 2 if said[-2].endswith("  best") else 1
+        assert said[-1] == f"ended with epoch 2 of 2; testing epoch {best}"
+
+
+class TestGpuSettings:
+    """What is set and read for a GPU, without one."""
+
+    def test_fp32_is_not_tf32(self):
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        environment.set_determinism(1)
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+
+    def test_the_record_holds_the_peak_of_the_run(
+        self, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        config = config_of()
+        files = files_of(config, cohort, tmp_path)
+        runner.execute(config, cohort, files, device=CPU, say=quiet)
+        assert files.read_record()["peak_gpu_mb"] is None
+
+        peak = {"bytes": 9 * 2**30}
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: peak["bytes"])
+        monkeypatch.setattr(
+            torch.cuda, "reset_peak_memory_stats", lambda device: peak.update(bytes=3 * 2**19)
+        )
+        gpu = torch.device("cuda")
+        environment.forget_peak(gpu)  # as a run begins
+        assert environment.peak_gpu_mb(gpu) == 1.5

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,13 +13,15 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from bench.config import RunConfig
 from bench.contract_checks import settings
+from bench.data import loading
 from bench.data.batch import Batch, Samples
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Split
+from bench.epoch import DivergedError, Epoch, MicroBatch, mean_terms
 from bench.optimization import adamw
 from bench.registry import METHODS
 from bench.runner import Run
-from bench.training import DivergedError, MicroBatch, _train_epoch, mean_terms
+from bench.training import _train_epoch
 from tests.waits import NoWaiting, WaitsError
 
 CPU = torch.device("cpu")
@@ -107,3 +110,28 @@ def test_the_first_term_that_is_not_finite_is_named():
     with pytest.raises(DivergedError, match="'own' is inf in batch 2 of epoch 7") as raised:
         mean_terms(seen, 7, np.array(["a", "b", "c"]))
     assert raised.value.details["samples"] == ["b"]
+
+
+def test_an_epoch_under_way_comes_back_from_its_numbers():
+    terms = {"task": torch.tensor(1 / 3), "own": torch.tensor(0.7, dtype=torch.bfloat16)}
+    seen = [MicroBatch(np.array([4, 2]), terms), *seen_of({"task": 0.1})]
+    epoch = Epoch.from_numbers(Epoch(2, seen).to_numbers(), CPU)
+    keys = np.array(list("abcde"))
+    assert epoch.n_steps == 2
+    assert mean_terms(epoch.seen, 1, keys) == mean_terms(seen, 1, keys)
+    assert [b.positions.tolist() for b in epoch.seen] == [[4, 2], [0]]
+
+
+def test_an_epoch_is_fed_from_one_stream(cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, real = list[int](), loading.batches
+
+    def batches(samples: Samples, chunks: list[np.ndarray], **how: Any) -> Generator[Batch]:
+        opened.append(len(chunks))
+        return real(samples, chunks, **how)
+
+    monkeypatch.setattr(loading, "batches", batches)
+    (config,) = settings("ehr_transformer", STEP)[:1]
+    run = Run(config, cohort, CPU, 1)
+    positions = np.resize(run.samples.indices(Split.TRAIN), 15)
+    assert len(_train_epoch(run, adamw(run.model, run.training), positions, 3)) == 5
+    assert opened == [5]

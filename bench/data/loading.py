@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -47,6 +48,15 @@ def resident_images(cohort: Cohort, inputs: Inputs, device: torch.device) -> dic
     return {name: _kept[key] for name, key in keys.items()}
 
 
+def release_images(samples: Samples, device: torch.device) -> bool:
+    """Take all kept images off a device; they are read from the cohort again. False if none."""
+    keys = [key for key in _kept if key[2] == str(device)]
+    samples.resident = {}
+    for key in keys:
+        del _kept[key]
+    return bool(keys)
+
+
 def copied(images: np.ndarray, device: torch.device) -> Tensor:
     """Images, uint8 [N, ...], on a device, and a black one after them."""
     kept = torch.zeros((len(images) + 1, *images.shape[1:]), dtype=torch.uint8, device=device)
@@ -58,7 +68,7 @@ def copied(images: np.ndarray, device: torch.device) -> Tensor:
 
 def batches(
     samples: Samples, chunks: Sequence[np.ndarray], device: torch.device, ahead: bool | None = None
-) -> Iterator[Batch]:
+) -> Generator[Batch]:
     """The batches of chunks (positions of samples) on `device`, in order.
 
     With `ahead`, which is for GPUs, a thread fetches the next one while one is used.
@@ -80,3 +90,46 @@ def _fetch(samples: Samples, chunk: np.ndarray, device: torch.device) -> Batch:
         # A new thread starts on the first GPU, and would pin memory for that one.
         torch.cuda.set_device(device)
     return samples.batch(chunk).to(device)
+
+
+class StepBatches:
+    """The batches of an epoch's optimizer steps, from one stream: the first batch of a step is
+    fetched while the last one of the step before is used.
+
+    steps: positions of the samples of each step
+    """
+
+    def __init__(
+        self,
+        samples: Samples,
+        steps: Sequence[np.ndarray],
+        device: torch.device,
+        ahead: bool | None = None,
+    ) -> None:
+        self.steps = steps
+        self._open = partial(batches, samples, device=device, ahead=ahead)
+        self._stream: Generator[Batch] | None = None
+        self._next: tuple[int, int] | None = None
+
+    def of_step(self, step: int, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+        """A step's samples, `size` at a time: their positions and batch.
+
+        Asked out of turn (a step again, another size), the stream starts anew at this step.
+        """
+        if self._stream is None or self._next != (step, size):
+            self.close()
+            chunks = [chunk for group in self.steps[step:] for chunk in _cut(group, size)]
+            self._stream = self._open(chunks)
+        self._next = None  # until the step is used up
+        for chunk in _cut(self.steps[step], size):
+            yield chunk, next(self._stream)
+        self._next = step + 1, size
+
+    def close(self) -> None:
+        """End the stream, and with it the thread that fetches."""
+        if self._stream is not None:
+            self._stream.close()
+
+
+def _cut(group: np.ndarray, size: int) -> list[np.ndarray]:
+    return [group[start : start + size] for start in range(0, len(group), size)]

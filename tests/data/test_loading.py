@@ -11,7 +11,14 @@ import torch
 from bench.data import loading
 from bench.data.batch import Batch, Inputs, Samples
 from bench.data.cohort import Cohort
-from bench.data.loading import batches, copied, fits, resident_images
+from bench.data.loading import (
+    StepBatches,
+    batches,
+    copied,
+    fits,
+    release_images,
+    resident_images,
+)
 from bench.data.vocabulary import Cxr, Split, Task
 
 ALL = Inputs(regions=True, films=True, ehr=True, demographics=True)
@@ -89,6 +96,52 @@ def test_an_error_of_the_thread_comes_out(cohort: Cohort) -> None:
         list(batches(samples, [np.array([0]), np.array([10**6])], CPU, ahead=True))
 
 
+class TestStepBatches:
+    STEPS = (np.array([0, 1, 2, 3]), np.array([4, 5, 6, 7]), np.array([8]))
+
+    @pytest.fixture
+    def samples(self, cohort: Cohort, monkeypatch: pytest.MonkeyPatch) -> Samples:
+        """Samples that note in `asked` what is gathered of them."""
+        samples = samples_of(cohort, Task.MORTALITY, Cxr.LAST)
+        gather, self.asked = samples.batch, list[list[int]]()
+
+        def batch(positions: np.ndarray) -> Batch:
+            self.asked.append(positions.tolist())
+            return gather(positions)
+
+        monkeypatch.setattr(samples, "batch", batch)
+        return samples
+
+    @pytest.mark.parametrize("ahead", [False, True])
+    def test_all_steps_are_fed_from_one_stream(self, ahead: bool, samples: Samples) -> None:
+        fed = StepBatches(samples, self.STEPS, CPU, ahead)
+        found = [pair for step in range(3) for pair in fed.of_step(step, 2)]
+        fed.close()
+        expected = [[0, 1], [2, 3], [4, 5], [6, 7], [8]]
+        assert [chunk.tolist() for chunk, _ in found] == self.asked == expected
+        for chunk, batch in found:
+            assert_equal(batch, samples.batch(chunk))
+
+    def test_the_next_step_is_fetched_while_one_is_used(self, samples: Samples) -> None:
+        fed = StepBatches(samples, self.STEPS, CPU, ahead=True)
+        assert len(list(fed.of_step(0, 4))) == 1
+        fed.close()  # waits for the thread
+        assert self.asked == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+    @pytest.mark.parametrize("ahead", [False, True])
+    def test_a_step_that_failed_is_fed_again_in_smaller_parts(
+        self, ahead: bool, samples: Samples
+    ) -> None:
+        fed = StepBatches(samples, self.STEPS, CPU, ahead)
+        list(fed.of_step(0, 4))
+        next(fed.of_step(1, 4))
+        found = [chunk.tolist() for step in (1, 2) for chunk, _ in fed.of_step(step, 2)]
+        assert found == [[4, 5], [6, 7], [8]]
+        next(fed.of_step(1, 2))
+        assert [chunk.tolist() for chunk, _ in fed.of_step(1, 2)] == [[4, 5], [6, 7]]
+        fed.close()
+
+
 def test_images_stay_on_a_gpu_that_has_room() -> None:
     assert fits(9 * GIB, 40 * GIB)
     assert not fits(9 * GIB, 24 * GIB)
@@ -127,3 +180,16 @@ class TestResidentImages:
         free(0)
         again = resident_images(cohort, ALL, self.DEVICE)
         assert all(again[name] is first[name] for name in first)
+
+    def test_released_they_are_read_from_the_cohort_again(self, cohort: Cohort, free) -> None:
+        free(80 * GIB)
+        samples, other = samples_of(cohort, Task.MORTALITY, Cxr.LONG), torch.device("cuda:1")
+        expected = samples.batch(np.arange(6))
+        samples.resident = resident_images(cohort, ALL, self.DEVICE)
+        kept = resident_images(cohort, ALL, other)
+        assert release_images(samples, self.DEVICE)
+        assert_equal(samples.batch(np.arange(6)), expected)
+        free(0)
+        assert resident_images(cohort, ALL, self.DEVICE) == {}
+        assert resident_images(cohort, ALL, other).keys() == kept.keys()
+        assert not release_images(samples, self.DEVICE)
