@@ -18,8 +18,9 @@ COHORT = $$($(DEMO))
 READY = cohort
 endif
 PLACE = --preset $(PRESET) --results $(RESULTS) --seeds $(SEEDS) $(if $(COHORT),--cohort $(COHORT))
-CHOSEN = $(if $(TUNED),--tuned)
+CHOSEN = $(if $(TUNED),--tuned $(filter-out 1,$(TUNED)))
 SWEEP = $(PY) -m bench.sweep $(PLACE) $(CHOSEN) $(if $(JOBS),--jobs $(JOBS))
+EFFICIENCY = $(PY) -m bench.efficiency --results $(RESULTS) --threads 2
 
 TABLES = table1 table2 table3 table10 table11 table12 table13 table14 table15 table18 table19
 
@@ -27,7 +28,7 @@ TABLES = table1 table2 table3 table10 table11 table12 table13 table14 table15 ta
 .DEFAULT_GOAL := help
 
 help: ## list the targets
-	@echo "Targets (variables: COHORT=DIR ENGINE=image-longitudinal|pie PRESET=demo|medium|paper JOBS=N SEEDS='23 29 66' RESULTS=DIR TUNED=1):"
+	@echo "Targets (variables: COHORT=DIR ENGINE=image-longitudinal|pie PRESET=demo|medium|paper JOBS=N SEEDS='23 29 66' RESULTS=DIR TUNED=1|paper|extended|small):"
 	@grep -E '^[a-z0-9]+:.*##' Makefile | sed -E 's/^([a-z0-9]+):.*## (.*)/  make \1|\2/' | \
 		awk -F'|' '{printf "%-16s %s\n", $$1, $$2}'
 	@echo "Tables: $(TABLES) table9"
@@ -57,13 +58,13 @@ $(filter-out table2,$(TABLES)): setup $(READY)
 	$(PY) -m tables.render $@ $(PLACE) $(CHOSEN) && exit $$status
 
 table9: setup ## measure what predictions cost (paper sizes, this machine) and print Table 9
-	@$(PY) -m bench.efficiency --results $(RESULTS) --threads 2 && \
-	$(PY) -m tables.table9 --results $(RESULTS)
+	@$(EFFICIENCY) && $(PY) -m tables.table9 --results $(RESULTS)
 
-tables: setup $(READY) ## the same for all tables at once, then every figure
+tables: setup $(READY) ## the same for all tables at once, then every figure and Table 9
 	@$(SWEEP) --table $(TABLES); status=$$?; test $$status -le 1 || exit $$status; \
 	$(PY) -m tables.render $(TABLES) $(PLACE) $(CHOSEN) && \
-	$(PY) -m tables.figures figure2a figure2b case $(PLACE) $(CHOSEN) && exit $$status
+	$(PY) -m tables.figures figure2a figure2b case $(PLACE) $(CHOSEN) && \
+	$(EFFICIENCY) --missing && $(PY) -m tables.table9 --results $(RESULTS) && exit $$status
 
 figures: setup $(READY) ## draw the figures again from stored runs (make tables makes the runs)
 	@$(PY) -m tables.figures figure2a figure2b case $(PLACE) $(CHOSEN)

@@ -40,7 +40,12 @@ def add_place(parser: Parser) -> None:
 def add_seeds(parser: Parser) -> None:
     """Seeds of a table's runs."""
     parser.add_argument(
-        "--seeds", type=int, nargs="+", default=list(PAPER_SEEDS), metavar="N", help="random seeds"
+        "--seeds",
+        type=whole,
+        nargs="+",
+        default=list(PAPER_SEEDS),
+        metavar="N",
+        help="random seeds",
     )
 
 
@@ -54,11 +59,12 @@ def add_machine(parser: Parser) -> None:
 
 def add_backend(parser: Parser) -> None:
     """Where many runs are executed."""
-    parser.add_argument("--jobs", type=positive, metavar="N", help="runs at once here (cores)")
+    parser.add_argument(
+        "--jobs", type=positive, metavar="N", help="runs at once here (cores / --threads)"
+    )
     parser.add_argument(
         "--runs-per-gpu",
         type=positive,
-        default=1,
         metavar="N",
         help="runs at once on each GPU, without --jobs (1); its memory must hold them",
     )
@@ -71,12 +77,20 @@ def add_backend(parser: Parser) -> None:
     parser.add_argument("--scheduler", metavar="ADDRESS", help="of the cluster, tcp://HOST:8786")
 
 
-def check_backend(jobs: int | None, backend: str, scheduler: str | None) -> None:
+def check_backend(
+    jobs: int | None, backend: str, scheduler: str | None, runs_per_gpu: int | None = None
+) -> None:
     """Raise `UserError` if these arguments do not go together."""
     if (backend == "dask") != (scheduler is not None):
         raise UserError("--backend dask and --scheduler ADDRESS go together: give both")
     if jobs and scheduler:
         raise UserError("--jobs is for --backend local: on a cluster every worker takes a run")
+    if runs_per_gpu and scheduler:
+        raise UserError(
+            "--runs-per-gpu is for --backend local: on a cluster start as many workers on each GPU"
+        )
+    if runs_per_gpu and jobs:
+        raise UserError("--jobs says how many runs there are at once: leave --runs-per-gpu out")
 
 
 def add_overrides(parser: Parser) -> None:
@@ -97,13 +111,6 @@ def add_overrides(parser: Parser) -> None:
     )
 
 
-def add_tuned(parser: Parser) -> None:
-    """Whether searched hyperparameters are used."""
-    parser.add_argument(
-        "--tuned", action="store_true", help="use the hyperparameters that bench.search chose"
-    )
-
-
 def add_actions(parser: Parser) -> None:
     """What to do with runs that are there."""
     parser.add_argument(
@@ -121,7 +128,7 @@ def at_least(least: int) -> Callable[[str], int]:
     """A parser of whole numbers from `least` on."""
 
     def parse(text: str) -> int:
-        if not text.isdigit() or int(text) < least:
+        if not text.isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above {least - 1}")
         return int(text)
 
@@ -134,7 +141,7 @@ positive = at_least(1)
 
 def whole(text: str) -> int:
     """A whole number of 0 or more."""
-    if not text.isdigit():
+    if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"'{text}' is not a whole number of 0 or more")
     return int(text)
 
@@ -157,6 +164,13 @@ def share(text: str) -> float:
     """A number above 0 and up to 1."""
     if not 0 < _number(text) <= 1:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0 and up to 1")
+    return _number(text)
+
+
+def share_of_training(text: str) -> float:
+    """A number of 0 or more and below 1: a share that leaves some samples as they are."""
+    if not 0 <= _number(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of 0 or more and below 1")
     return _number(text)
 
 

@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 
+import joblib
 import torch
 from joblib.externals.loky import ProcessPoolExecutor, process_executor
 
@@ -22,6 +23,7 @@ from bench import stopping
 from bench.config import RunConfig
 from bench.data.cohort import Cohort
 from bench.environment import choose_device
+from bench.errors import first_line
 from bench.plan import PlannedRun
 from bench.runner import execute
 from bench.store import RunBusyError, RunFiles
@@ -32,17 +34,23 @@ WATCH_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """How one run ended: `error` is None if it is done, else one line."""
+    """How one run ended.
+
+    error: None if it is done, else one line
+    busy: another process works on it
+    spoilt: it left a process in which no further run can use its GPU
+    """
 
     run_id: str
     error: str | None
     busy: bool = False
+    spoilt: bool = False
 
 
-def default_jobs(device: str, runs_per_gpu: int = 1) -> int:
-    """As many runs at once as cores on a CPU, else `runs_per_gpu` on each GPU."""
+def default_jobs(device: str, runs_per_gpu: int = 1, threads: int = 1) -> int:
+    """As many runs at once as the cores that we may use hold, else `runs_per_gpu` on each GPU."""
     if choose_device(device).type != "cuda":
-        return os.cpu_count() or 1
+        return max(joblib.cpu_count() // threads, 1)
     return runs_per_gpu * len(spread(device))
 
 
@@ -63,8 +71,10 @@ def run_all(
         StoppedError: SIGTERM came; every run finished its step and can be resumed.
     """
     place = (cohort, device, threads)
+    # A process that a CUDA error has spoilt must be another one than this.
+    is_here = jobs == 1 and choose_device(device).type != "cuda"
     with stopping.listening(_terminate_workers):
-        outcomes = _here(runs, place) if jobs == 1 else _in_workers(runs, place, jobs)
+        outcomes = _here(runs, place) if is_here else _in_workers(runs, place, jobs)
         for outcome in outcomes:
             # What did not get done because of the signal has not failed.
             if not (stopping.asked() and outcome.error):
@@ -117,7 +127,11 @@ def _in_workers(runs: Sequence[PlannedRun], place: Place, jobs: int) -> Iterator
             for future in wait(busy, return_when=FIRST_COMPLETED).done:
                 run, worker = busy.pop(future)
                 outcome = _outcome(run, future)
-                idle.append(worker if outcome else _Worker.at(worker.place))
+                if outcome and outcome.spoilt:
+                    # Waited for, so that its GPU memory is free for the next run.
+                    worker.pool.shutdown(wait=True, kill_workers=True)
+                is_fit = outcome and not outcome.spoilt
+                idle.append(worker if is_fit else _Worker.at(worker.place))
                 yield outcome or Outcome(
                     run.run_id, "its worker process died: killed, or out of memory?"
                 )
@@ -143,7 +157,7 @@ def _outcome(run: PlannedRun, future: Future[Outcome]) -> Outcome | None:
     except BrokenProcessPool:
         return None
     except Exception as error:
-        return Outcome(run.run_id, f"{type(error).__name__}: {error}")
+        return Outcome(run.run_id, first_line(error))
 
 
 def _terminate_workers() -> None:
@@ -183,8 +197,20 @@ def run_one(config: RunConfig, folder: Path, cohort: Path, device: str, threads:
     except stopping.StoppedError as stopped:
         return Outcome(folder.name, str(stopped))
     except Exception as error:
-        return Outcome(folder.name, f"{type(error).__name__}: {error}")
+        return Outcome(folder.name, first_line(error), spoilt=_spoils(error))
     return Outcome(folder.name, None)
+
+
+def _spoils(error: Exception) -> bool:
+    """Whether CUDA answers every later call of this process with an error, too.
+
+    So it does after a device-side assert, an illegal access or a memory fault (ECC).
+    """
+    # torch has this kind from 2.8 on.
+    kind = getattr(torch, "AcceleratorError", ())
+    return isinstance(error, kind) or (
+        isinstance(error, RuntimeError) and "CUDA error" in str(error)
+    )
 
 
 def _quiet(line: str) -> None:

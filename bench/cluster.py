@@ -32,6 +32,8 @@ LOCK_SECONDS = 120
 """How long a run may stay locked by a worker that is lost: an NFS 4 server frees locks after 90."""
 
 _turn = threading.Lock()
+_spoilt = threading.Event()
+"""Whether an earlier run has left this process's GPU unusable."""
 
 
 def connect(scheduler: str) -> Client:
@@ -117,7 +119,25 @@ def _run_there(config: RunConfig, folder: Path, place: Place, fingerprint: str) 
     if code_fingerprint(config.request.method) != fingerprint:
         return Outcome(folder.name, "its worker has other code: update it and start it again")
     with _turn:
+        if _spoilt.is_set():
+            _leave()
+            return Outcome(folder.name, "left to another process")
         deadline = time.monotonic() + LOCK_SECONDS
         while (outcome := run_one(config, folder, *place)).busy and time.monotonic() < deadline:
             time.sleep(1)
+        if outcome.spoilt:
+            _spoilt.set()
         return outcome
+
+
+def _leave() -> None:
+    """Have this worker's process replaced; when this returns, the scheduler hears it no more.
+
+    Its runs go to others, without blame. What it has to say of the run that spoilt it is out.
+    """
+    from distributed import get_worker
+
+    worker = get_worker()
+    worker.loop.add_callback(partial(worker.close_gracefully, restart=True))
+    while worker.status.name not in ("closing", "closed"):
+        time.sleep(0.1)

@@ -9,6 +9,8 @@ from functools import partial
 
 from bench import arguments, cluster
 from bench.backends import Outcome, default_jobs, run_all
+from bench.environment import choose_device
+from bench.errors import UserError
 from bench.plan import PlannedRun
 from bench.store import RunBusyError, Status
 
@@ -23,13 +25,15 @@ def backend(arg: argparse.Namespace) -> Iterator[tuple[int, Execute]]:
     Raises:
         UserError: the arguments do not go together, or the cluster is not there.
     """
-    arguments.check_backend(arg.jobs, arg.backend, arg.scheduler)
+    arguments.check_backend(arg.jobs, arg.backend, arg.scheduler, arg.runs_per_gpu)
     if arg.backend == "dask":
         with cluster.connect(arg.scheduler) as client:
             n_workers = len(client.nthreads())
             yield max(n_workers, 1), partial(cluster.run_on_cluster, client)
     else:
-        jobs = arg.jobs or default_jobs(arg.device, arg.runs_per_gpu)
+        if arg.runs_per_gpu and choose_device(arg.device).type != "cuda":
+            raise UserError("--runs-per-gpu is for GPUs, these runs take a CPU: use --jobs N")
+        jobs = arg.jobs or default_jobs(arg.device, arg.runs_per_gpu or 1, arg.threads)
         yield jobs, partial(run_all, jobs=jobs)
 
 

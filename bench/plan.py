@@ -30,6 +30,12 @@ class PlannedRun:
         """Name of its folder."""
         return self.files.folder.name
 
+    @property
+    def title(self) -> str:
+        """What tells it from the other runs, e.g. 'utde (long), mortality, seed 23'."""
+        request = self.config.request
+        return f"{request.label}, {request.task}, seed {request.seed}"
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -47,12 +53,13 @@ class Plan:
         """One line, e.g. 'table2: 24 runs = 20 done, 4 new; 4 to run, about 1 min on 2 jobs'."""
         counts = Counter(str(run.status) for run in self.runs)
         parts = ", ".join(f"{n} {status}" for status, n in sorted(counts.items()))
+        declined = f", {len(self.declined)} declined" if self.declined else ""
         line = f"{self.name}: {len(self.runs)} runs = {parts}; {len(to_do)} to run"
         if not to_do:
-            return line
+            return line + declined
         seconds = estimate_seconds(to_do, store)
         length = "duration unknown yet" if seconds is None else _about(seconds / jobs)
-        return f"{line}, {length} on {jobs} job{'s' if jobs > 1 else ''}"
+        return f"{line}, {length} on {jobs} job{'s' if jobs > 1 else ''}{declined}"
 
 
 def make_plan(name: str, requests: Sequence[Request], cohort: Cohort, store: Store) -> Plan:

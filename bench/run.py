@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 
 from bench import arguments
-from bench.config import PAPER_SEEDS, Request, Weights, default_cxr
+from bench.config import PAPER_SEEDS, Request, Weights, default_cxr, resolve
 from bench.contract import Ablation, Preset
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import Cxr, Task
 from bench.demo import open_cohort
 from bench.environment import choose_device
-from bench.errors import Parser, UserError, run_command
+from bench.errors import Parser, UserError, first_line, run_command
 from bench.metrics import MIN_LABELS, MIN_LABELS_DEMO, evaluate_table
 from bench.plan import PlannedRun, make_plan
 from bench.registry import METHODS, load_method
@@ -44,12 +45,14 @@ def parser() -> Parser:
     p.add_argument("--no-ehr", action="store_true", help="withhold EHR and demographics")
     p.add_argument(
         "--drop-ehr",
-        type=float,
+        type=arguments.share_of_training,
         default=0.0,
         metavar="SHARE",
         help="hide the hours of this share of training samples, e.g. 0.5",
     )
-    p.add_argument("--seed", type=int, default=PAPER_SEEDS[0], metavar="N", help="random seed")
+    p.add_argument(
+        "--seed", type=arguments.whole, default=PAPER_SEEDS[0], metavar="N", help="random seed"
+    )
     arguments.add_place(p)
     arguments.add_machine(p)
     arguments.add_overrides(p)
@@ -97,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         test_only=arg.test_only,
         overrides=tuple(arg.set),
     )
+    _check_films(request)
     device = choose_device(arg.device)
     store = Store(arg.results)
     if not arg.dry_run:
@@ -104,13 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     cohort = open_cohort(arg.cohort, arg.preset)
     plan = make_plan("run", [request], cohort, store)
     (run,) = plan.runs
-    print(_first_line(request, cohort, run))
+    print(_header(request, cohort, run))
+    is_redone = run.status in arg.rerun
     if arg.dry_run:
-        print(f"status: {run.status}")
+        print(f"status: {run.status}{', would be made again' if is_redone else ''}")
         return 0
-    if run.status in arg.rerun or not run.files.record.exists():
+    if run.files.record.exists() and not is_redone:
+        print(_already_done(run))
+    else:
         try:
-            if run.status in arg.rerun:
+            if is_redone:
                 run.files.clear()
             execute(
                 run.config,
@@ -120,22 +127,54 @@ def main(argv: Sequence[str] | None = None) -> int:
                 threads=arg.threads,
                 weights=arg.weights,
             )
-        except RunBusyError:
-            raise UserError(f"another process works on {run.run_id}: wait for it")
+        except RunBusyError as owner:
+            raise UserError(f"another process works on {run.run_id}: wait for {owner}")
         except UserError:
             raise
         except Exception as error:
-            print(f"failed: {type(error).__name__}: {error}; see {run.files.log}", file=sys.stderr)
+            print(
+                f"failed: {first_line(error)}; whole message: {run.files.failure}", file=sys.stderr
+            )
             return 1
     print(_last_lines(run, cohort))
     return 0
 
 
-def _first_line(request: Request, cohort: Cohort, run: PlannedRun) -> str:
+def _check_films(request: Request) -> None:
+    """Refuse films that do not go with task and method where others do, and name those.
+
+    Without films the method's own reason, which names another method, is left to say more.
+    """
+    fitting = [cxr for cxr in Cxr if _resolves(replace(request, cxr=cxr))]
+    if fitting and request.cxr not in (*fitting, Cxr.NONE):
+        raise UserError(
+            f"--cxr {request.cxr}: these films do not go with {request.method} on {request.task}, "
+            f"use --cxr {' or '.join(fitting)}"
+        )
+
+
+def _resolves(request: Request) -> bool:
+    try:
+        resolve(request)
+    except UserError:
+        return False
+    return True
+
+
+def _header(request: Request, cohort: Cohort, run: PlannedRun) -> str:
     return (
         f"{request.label}, task {request.task}, seed {request.seed}, preset {request.preset}, "
         f"on {cohort.title} ({cohort.path}) -> {run.files.folder}"
     )
+
+
+def _already_done(run: PlannedRun) -> str:
+    """That the record which follows is not a new one, and how to have a new one."""
+    commit = run.files.read_record()["commit"] or "unknown"
+    by, status = f"commit {commit}", Status.DONE
+    if run.status is Status.STALE:
+        by, status = f"older code, commit {commit}", Status.STALE
+    return f"already done (record of {by}); --rerun {status} trains it again"
 
 
 def _last_lines(run: PlannedRun, cohort: Cohort) -> str:
@@ -146,16 +185,39 @@ def _last_lines(run: PlannedRun, cohort: Cohort) -> str:
     values = evaluate_table(
         task, run.files.read_predictions(), MIN_LABELS_DEMO if is_demo else MIN_LABELS
     )
-    scores = "  ".join(f"{name} {value:.3f}" for name, value in values.items())
-    lines = [f"test ({record['n_test']} samples): {scores}"]
+    lines = [f"test ({record['n_test']} samples): {_scores(task, values)}"]
     if cohort.is_simulated:
         lines.append("SIMULATED cohort: these numbers say nothing about MIMIC.")
-    if run.status is Status.STALE:
-        lines.append("This record was made by older code; redo it with --rerun stale.")
     if is_demo:
         lines.append("The demo preset proves the plumbing; its test set is far too small to rank.")
     return "\n".join(lines)
 
 
+def _scores(task: Task, values: Mapping[str, float]) -> str:
+    """The task's main metrics in the first line, the others under it, a line for each disease."""
+    headline = values.keys() & _MAIN_METRICS[task]
+    of_disease = {name for name in values if "[" in name}
+
+    def line(names: Set[str]) -> str:
+        return "  ".join(f"{name} {values[name]:.3f}" for name in values if name in names)
+
+    width = max((len(name) for name in of_disease), default=0)
+    return "\n  ".join(
+        [
+            line(headline),
+            line(values.keys() - headline - of_disease),
+            *(f"{name:<{width}}  {values[name]:.3f}" for name in values if name in of_disease),
+        ]
+    )
+
+
+_MAIN_METRICS = {
+    Task.DISEASE_PROGRESSION: {"macro_f1", "auprc", "auroc"},
+    Task.MORTALITY: {"auprc", "auroc"},
+    Task.LENGTH_OF_STAY: {"kappa", "accuracy"},
+}
+"""What a run's first line of results holds: what the paper's tables compare."""
+
+
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, resumes=True)

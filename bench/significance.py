@@ -18,7 +18,6 @@ from scipy.stats import (
     norm,
     rankdata,
     studentized_range,
-    ttest_rel,
 )
 
 from bench.metrics import Scorer
@@ -156,11 +155,10 @@ def nested_differences(
 
 @dataclass(frozen=True)
 class DeLong:
-    """DeLong's test of two correlated AUROCs: both, their difference's z, se and two-sided p."""
+    """DeLong's test of two correlated AUROCs: both, their difference's se and two-sided p."""
 
     first: float
     second: float
-    z: float
     standard_error: float
     p: float
 
@@ -169,7 +167,7 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> DeLong:
     """Compare the AUROCs of two scores of the same samples, which must be independent.
 
     DeLong, DeLong and Clarke-Pearson 1988, by midranks (Sun and Xu 2014). Two scores that rank
-    alike have z = 0 and p = 1.
+    alike have p = 1.
 
     Args:
         labels: [n]; 1 for positives
@@ -201,7 +199,7 @@ def delong(labels: np.ndarray, first: np.ndarray, second: np.ndarray) -> DeLong:
     # Rounding may leave a tiny variance where the two rank alike.
     error = math.sqrt(max(variance, 0.0))
     z = difference / error if abs(difference) > 1e-15 and error > 1e-12 else 0.0
-    return DeLong(float(areas[0]), float(areas[1]), float(z), error, float(2 * norm.sf(abs(z))))
+    return DeLong(float(areas[0]), float(areas[1]), error, float(2 * norm.sf(abs(z))))
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
@@ -211,16 +209,6 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> float:
     if only_first + only_second == 0:
         return 1.0
     return float(binomtest(only_first, only_first + only_second).pvalue)
-
-
-def seeds_t(first: np.ndarray, second: np.ndarray) -> float:
-    """Paired t test over seeds, [R] each; NaN for fewer than two seeds or no spread.
-
-    It takes the test set as given, and few seeds say little: never a reason for a star.
-    """
-    if len(first) < 2 or np.ptp(first - second) == 0:
-        return float("nan")
-    return float(ttest_rel(first, second).pvalue)
 
 
 MIN_BLOCKS = 5

@@ -3,7 +3,9 @@
 The paper lists base rates; the optimizer gets them times accumulation and batch size (ledger T1).
 Its baselines' rates go down to 1e-7, where new layers barely move: `extended` adds rates that the
 baselines' own publications use. `small` is for training from scratch in a few hundred steps, as the
-demo and medium presets do, where only the rate and dropout are worth a search.
+demo and medium presets do: rates for that, and widths about the preset's own. Fields that change
+nothing in a setting are not drawn, so that all settings get the same number of draws that differ.
+The small and the extended grid have 24 points or more for every method of the registry.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from typing import Final
 import numpy as np
 
 from bench.config import RunConfig
-from bench.contract import Preset
+from bench.contract import MethodConfig, Preset
+from bench.data.vocabulary import Cxr
+from bench.idle import is_idle
 
 Overrides = tuple[tuple[str, str], ...]
 """(field, text) pairs as `--set` takes them."""
@@ -39,11 +43,18 @@ BASE_RATES: Final = {
     "ehr_transformer": tuple(dict.fromkeys((*BASELINE_BASE_RATES, *DIPRO_BASE_RATES))),
 }
 EXTRA_RATES: Final = (5e-5, 1e-4, 4e-4)
-SMALL_RATES: Final = (3e-4, 1e-3, 3e-3)
+BACKBONE_SHARES: Final = (1, 0.1)
+"""Of new layers' rate: what is pretrained may need a lower one."""
+
+SMALL_RATES: Final = (1e-4, 3e-4, 1e-3, 3e-3)
 DROPOUTS: Final = (0.1, 0.2, 0.3)
 WIDTHS: Final = {"dipro": (64, 128, 256)}
 BASELINE_WIDTHS: Final = (64, 128, 256, 320)
 WIDTH_FIELDS: Final = ("d_model", "hidden")
+SMALL_WIDTH_FIELDS: Final = (*WIDTH_FIELDS, "symptom_width", "fusion_width")
+SMALL_WIDTHS: Final = (0.5, 1, 2)
+"""Times the preset's own width."""
+
 LOSS_WEIGHTS: Final = {
     "lambda_temp": (0.01, 0.001, 0.1, 1.0),
     "lambda_pred": (2, 6, 10),
@@ -52,8 +63,9 @@ LOSS_WEIGHTS: Final = {
 }
 """DiPro's own weights, searched where a method has fields of these names."""
 
-EXTRA_FIELDS: Final = {"time_unit_hours": (1, 24)}
-"""Fields that the paper did not search and that matter: UMSE's clock of hours saturates."""
+EXTRA_FIELDS: Final = {"time_unit_hours": (1, 24), "symptom_width": (32, 64, 128)}
+"""Fields that the paper did not search and that matter: UMSE's clock of hours saturates, and SDPL
+without EHR has no other width."""
 
 
 def default_grid(preset: Preset) -> Grid:
@@ -62,25 +74,47 @@ def default_grid(preset: Preset) -> Grid:
 
 
 def space(config: RunConfig, grid: Grid) -> dict[str, tuple[str, ...]]:
-    """Fields and the values to draw from, for a method as its preset resolves it."""
-    method, training = config.request.method, config.training
+    """Fields and the values to draw from, for a method in a setting as its preset resolves it."""
     own = {field.name for field in fields(config.model)}
+    of_model: dict[str, tuple[float, ...]] = {
+        "dropout": DROPOUTS,
+        **_widths(config, grid),
+        **LOSS_WEIGHTS,
+        **(EXTRA_FIELDS if grid is Grid.EXTENDED else {}),
+    }
+    values = {"training.lr": _rates(config, grid)}
+    if grid is Grid.EXTENDED and _learns_films(config):
+        values["training.backbone_lr_share"] = BACKBONE_SHARES
+    values |= {f"model.{name}": v for name, v in of_model.items() if name in own}
+    texts = {name: tuple(f"{value:g}" for value in v) for name, v in values.items()}
+    return {name: v for name, v in texts.items() if not is_idle(config.request, name, v)}
+
+
+def _learns_films(config: RunConfig) -> bool:
+    frozen = (getattr(config.model, name, False) for name in ("freeze", "freeze_backbone"))
+    return config.request.cxr is not Cxr.NONE and not any(frozen)
+
+
+def _rates(config: RunConfig, grid: Grid) -> tuple[float, ...]:
+    """Rates as the optimizer gets them."""
     if grid is Grid.SMALL:
-        rates: tuple[float, ...] = SMALL_RATES
-    else:
-        scale = training.accumulation * training.batch_size
-        rates = tuple(scale * rate for rate in BASE_RATES.get(method, BASELINE_BASE_RATES))
-        rates += EXTRA_RATES if grid is Grid.EXTENDED else ()
-    values: dict[str, tuple[float, ...]] = {"training.lr": rates}
-    if "dropout" in own:
-        values["model.dropout"] = DROPOUTS
+        return SMALL_RATES
+    scale = config.training.accumulation * config.training.batch_size
+    base_rates = BASE_RATES.get(config.request.method, BASELINE_BASE_RATES)
+    rates = tuple(scale * rate for rate in base_rates)
+    return (*rates, *EXTRA_RATES) if grid is Grid.EXTENDED else rates
+
+
+def _widths(config: RunConfig, grid: Grid) -> dict[str, tuple[float, ...]]:
+    """Widths by field; of fields that the method lacks, too, unless they are relative."""
     if grid is not Grid.SMALL:
-        widths = WIDTHS.get(method, BASELINE_WIDTHS)
-        values |= {f"model.{name}": widths for name in WIDTH_FIELDS if name in own}
-        values |= {f"model.{name}": v for name, v in LOSS_WEIGHTS.items() if name in own}
-    if grid is Grid.EXTENDED:
-        values |= {f"model.{name}": v for name, v in EXTRA_FIELDS.items() if name in own}
-    return {name: tuple(f"{value:g}" for value in of_field) for name, of_field in values.items()}
+        return dict.fromkeys(WIDTH_FIELDS, WIDTHS.get(config.request.method, BASELINE_WIDTHS))
+    model: MethodConfig = config.model
+    preset = {name: getattr(model, name) for name in SMALL_WIDTH_FIELDS if hasattr(model, name)}
+    return {
+        name: tuple(dict.fromkeys(max(1, round(factor * width)) for factor in SMALL_WIDTHS))
+        for name, width in preset.items()
+    }
 
 
 def draw(

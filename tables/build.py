@@ -150,7 +150,7 @@ def _cell(
         "n_stale": sum(run.status is Status.STALE for run in done),
         **summary,
         **comparison,
-        "note": "; ".join(filter(None, [note, why_no_p])),
+        "note": "; ".join(filter(None, [note, why_no_p, *_memory_notes(row, scores.runs)])),
         "run_ids": ";".join(run.folder for run in done),
         **_beside_paper(number, row, scores, summary),
     }
@@ -205,6 +205,13 @@ def _state(row: Row, scores: MetricScores) -> tuple[State, str]:
     if len(missing) < len(runs) and not scores.is_defined:
         return State.UNDEFINED, "; ".join(filter(None, [_why_undefined(scores.runs), note]))
     return (State.INCOMPLETE if missing else State.COMPLETE), note
+
+
+def _memory_notes(row: Row, runs: TaskRuns) -> list[str]:
+    """Which seeds of a row were computed in smaller parts than configured."""
+    return [
+        f"seed {seed} {note}" for seed, run in runs.of_row(row).items() for note in run.memory_notes
+    ]
 
 
 def _why_undefined(runs: TaskRuns) -> str:

@@ -44,7 +44,7 @@ from tables.pictures import (
     runs_of_dipro,
     write_under,
 )
-from tables.runs import FoundRun, Selection
+from tables.runs import FoundRun, Selection, require_done, seeds_in_words
 
 COLOURS: Final = {
     Progression.WORSENED: VERMILION,
@@ -78,18 +78,19 @@ class Case:
 
 
 def case(
-    selection: Selection, source: str, stay: str = "", show_patients: bool = False
+    selection: Selection, source: str, stay: str | None = None, show_patients: bool = False
 ) -> dict[str, bytes]:
     """Draw a test stay's pair with the most labels; without `stay` that of all test stays.
 
     Args:
         selection: which runs
         source: which attention shades the regions
-        stay: its key, or the beginning of it
+        stay: its key, or the beginning of it; the files then are named after it
         show_patients: draw films of a credentialed cohort
 
     Raises:
-        UserError: no such test stay with a labelled pair, or films that need `show_patients`.
+        UserError: no run is done, no such test stay with a labelled pair, or films that need
+            `show_patients`.
     """
     cohort = selection.cohort
     if cohort.is_credentialed and not show_patients:
@@ -97,19 +98,31 @@ def case(
             f"{cohort.title} holds patients' films: add --show-patients to draw them, for your "
             "own eyes only"
         )
-    runs = runs_of_dipro(selection, [Task.DISEASE_PROGRESSION], "case")
+    runs = _runs(selection)
     done = [run for run in runs if run.is_done]
-    found = _find(cohort, done, stay, source)
+    found = _find(cohort, done, stay or "", source)
     figure = draw(found, cohort, heading(f"Stay {found.stay[:8]}", selection))
     text = (
         f"Boxes: share of attention '{source}' ({attention.SOURCES[source]}), mean over diseases "
-        f"and {len(done)} seeds. EHR: attention to hours within the interval "
-        "between the films. Bars: predicted probabilities; dots: labels."
+        f"and {seeds_in_words(done)}. EHR: attention to hours within the interval between the "
+        "films. Bars: predicted probabilities; dots: labels; a disease without a dot has none."
     )
     if cohort.is_credentialed:
         text = f"PATIENT DATA, DO NOT PASS ON. {text}"
     write_under(figure, caption(text, runs, selection), 175)
-    return picture_files("case", figure, _numbers(found))
+    return picture_files(f"case_{found.stay[:8]}" if stay else "case", figure, _numbers(found))
+
+
+def _runs(selection: Selection) -> list[FoundRun]:
+    """DiPro's progression runs.
+
+    Raises:
+        UserError: none is done; one is enough.
+    """
+    runs = runs_of_dipro(selection, [Task.DISEASE_PROGRESSION])
+    command = runs[0].request.command(str(selection.cohort.path))
+    require_done(runs, "case", f"{command} --results {selection.store.root}")
+    return runs
 
 
 def _find(cohort: Cohort, runs: Sequence[FoundRun], stay: str, source: str) -> Case:
@@ -154,7 +167,7 @@ def labelled_stays(selection: Selection, n: int) -> list[str]:
     Raises:
         UserError: no progression run of DiPro is done.
     """
-    runs = runs_of_dipro(selection, [Task.DISEASE_PROGRESSION], "case")
+    runs = _runs(selection)
     files = next(run.files for run in runs if run.is_done)
     assert files is not None
     predictions = files.read_predictions()

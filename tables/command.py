@@ -10,7 +10,7 @@ from bench import arguments
 from bench.data.cohort import MANIFEST, Cohort
 from bench.demo import default_cohort
 from bench.errors import Parser, UserError
-from bench.search import chosen
+from bench.search import add_tuned, chosen
 from bench.store import Store
 from tables.runs import Selection
 
@@ -20,7 +20,7 @@ def add_selection(parser: Parser) -> None:
     arguments.add_place(parser)
     arguments.add_seeds(parser)
     arguments.add_overrides(parser)
-    arguments.add_tuned(parser)
+    add_tuned(parser)
 
 
 def selection(arg: argparse.Namespace, table: str) -> Selection:
@@ -43,7 +43,8 @@ def selection(arg: argparse.Namespace, table: str) -> Selection:
         seeds=tuple(arg.seeds),
         recipe=arg.recipe,
         overrides=tuple(arg.set),
-        chosen=chosen(store, cohort, arg.preset, arg.recipe) if arg.tuned else None,
+        chosen=chosen(store, cohort, arg.preset, arg.recipe, arg.tuned) if arg.tuned else None,
+        grid="" if arg.tuned is True else arg.tuned or "",
     )
 
 

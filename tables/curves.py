@@ -28,7 +28,14 @@ from tables.definitions import Row, Setting, Table, request
 from tables.differences import characters_across, labels, named_table
 from tables.grid import METRIC_TITLES, TASK_TITLES
 from tables.pictures import BLUE, caption, heading, picture_files, write_under
-from tables.runs import FoundRun, Selection, find_runs, require_done
+from tables.runs import (
+    FoundRun,
+    Selection,
+    find_runs,
+    n_seeds,
+    require_done,
+    seeds_in_words,
+)
 from tables.scores import BOOTSTRAP_SEED, collect
 
 N_RESAMPLES = 1_000
@@ -62,8 +69,8 @@ class Panel:
     has_points: bool = False
 
 
-def learning(selection: Selection, source: str = "", table: str = "table2") -> dict[str, bytes]:
-    """Training loss and validation score by epoch; `source` is of no use here.
+def learning(selection: Selection, table: str = "table2") -> dict[str, bytes]:
+    """Training loss and validation score by epoch.
 
     Raises:
         UserError: no run that was trained is done.
@@ -71,14 +78,19 @@ def learning(selection: Selection, source: str = "", table: str = "table2") -> d
     defined = named_table(table, selection)
     runs = {setting: _runs(defined, setting, selection) for setting in defined.settings}
     every = [run for of_rows in runs.values() for of_row in of_rows.values() for run in of_row]
-    require_done(filter(_was_trained, every), "learning", selection.sweep_command(table))
+    trained = list(filter(_was_trained, every))
+    require_done(trained, "learning", selection.sweep_command(table))
     frames = map(learning_curves, runs.keys(), runs.values())
     frame = pd.concat([f for f in frames if not f.empty], ignore_index=True)
     panels = [Panel(name, "epoch", name.replace(": ", "\n")) for name in frame["curve"].unique()]
-    text = (
+    spread = (
         "Mean over the seeds that reached the epoch, dotted where some had stopped; bands: ± 1 sd "
-        "over seeds. Training loss: the task's term, without a method's other terms; the epoch is "
-        f"chosen by the validation score. Seeds {', '.join(map(str, selection.seeds))}."
+        "over seeds. "
+    )
+    text = (
+        f"{spread if n_seeds(trained) > 1 else ''}Training loss: the task's term, without a "
+        "method's other terms; the epoch is chosen by the validation score. "
+        f"{seeds_in_words(trained).capitalize()}."
     )
     figure = draw(frame, panels, defined, heading(f"{table}: learning curves", selection))
     write_under(figure, caption(text, every, selection), characters_across(figure))
@@ -144,10 +156,8 @@ def mean_curve(histories: Sequence[pd.Series]) -> pd.DataFrame:
     )
 
 
-def mortality_curves(
-    selection: Selection, source: str = "", table: str = "table2"
-) -> dict[str, bytes]:
-    """ROC, precision-recall and calibration curves of mortality; `source` is of no use here.
+def mortality_curves(selection: Selection, table: str = "table2") -> dict[str, bytes]:
+    """ROC, precision-recall and calibration curves of mortality.
 
     Raises:
         UserError: the table is not about mortality, no run is done, or all or none died.
@@ -173,12 +183,13 @@ def mortality_curves(
         Panel("precision_recall", "recall", "precision", (share, share)),
         Panel("calibration", "predicted risk", "died", (0, 1), has_points=True),
     ]
+    mean = "Mean over seeds; bands" if n_seeds(found) > 1 else "Bands"
     text = (
-        f"Mean over seeds; bands: 95 % pointwise (cluster bootstrap over test subjects, B = "
+        f"{mean}: 95 % pointwise (cluster bootstrap over test subjects, B = "
         f"{N_RESAMPLES}, seed {BOOTSTRAP_SEED}). Thin: chance, and equal risk and share. "
         f"Calibration in {_n_groups(len(runs.labels))} groups of equal size by predicted risk. "
-        f"{len(runs.labels)} stays of {runs.n_subjects} subjects, {share:.1%} died. Seeds "
-        f"{', '.join(map(str, selection.seeds))}."
+        f"{len(runs.labels)} stays of {runs.n_subjects} subjects, {share:.1%} died. "
+        f"{seeds_in_words(found).capitalize()}."
     )
     if frame["low"].isna().any():
         text += " No band: undefined in more than 5 % of the resamples."
@@ -292,10 +303,10 @@ def draw(frame: pd.DataFrame, panels: Sequence[Panel], table: Table, title: str)
     size = (max(1.45 * across + 0.4, 6.0), 1.25 * down + 1.5)
     with mpl.rc_context({"font.size": 6.5, "axes.linewidth": 0.6}):
         figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
+        # Panels by row of the table: the second half stands beside the first.
+        places = np.concatenate(np.hsplit(figure.subplots(down, across, squeeze=False), halves))
         for place, (name, text) in enumerate(rows.items()):
-            first = place // down * len(panels)
-            of_row = grid[place % down, first : first + len(panels)]
+            of_row = places[place]
             of_row[0].set_title(text, fontsize=7.5, weight="bold", loc="left")
             for axes, panel in zip(of_row, panels, strict=True):
                 of_panel = frame[frame["curve"] == panel.curve]
@@ -303,9 +314,12 @@ def draw(frame: pd.DataFrame, panels: Sequence[Panel], table: Table, title: str)
             if place % down == down - 1 or place == len(rows) - 1:
                 for axes, panel in zip(of_row, panels, strict=True):
                     axes.set_xlabel(panel.x, labelpad=1)
-        for axes in grid.ravel(order="F")[len(rows) * len(panels) :]:
+        for axes in places[len(rows) :].ravel():
             axes.remove()
-        figure.legend(handles=_legend(table), loc="outside upper right", ncols=3, frameon=False)
+        handles = _legend(table, has_bands=bool(frame["low"].notna().any()))
+        figure.legend(
+            handles=handles, loc="outside upper right", ncols=3, frameon=False, fontsize=8
+        )
         figure.suptitle(title, fontsize=9, weight="bold", x=0.01, ha="left")
     return figure
 
@@ -343,9 +357,10 @@ def _limits(panel: Panel, curves: pd.DataFrame) -> dict[str, tuple[float, float]
     return {"xlim": (0.5, curves["x"].max() + 0.5), "ylim": (low - margin, high + margin)}
 
 
-def _legend(table: Table) -> list[Artist]:
+def _legend(table: Table, has_bands: bool) -> list[Artist]:
+    band = Patch(color=BLUE, alpha=0.25, linewidth=0, label="band")
     return [
         Line2D([], [], color=BLUE, linewidth=1.2, label="this row"),
-        Patch(color=BLUE, alpha=0.25, linewidth=0, label="band"),
+        *([band] if has_bands else []),
         Line2D([], [], color=BEHIND, linestyle="--", label=labels(table)[table.reference.name]),
     ]

@@ -72,8 +72,8 @@ def _spread(drawn: np.ndarray) -> dict[str, float]:
     return {"ci_low": low, "ci_high": high, "standard_error": float(drawn.std(ddof=1))}
 
 
-def forest(selection: Selection, source: str = "", table: str = "table2") -> dict[str, bytes]:
-    """Forest plot: a panel per column of a table, a line per row; `source` is of no use here."""
+def forest(selection: Selection, table: str = "table2") -> dict[str, bytes]:
+    """Forest plot: a panel per column of a table, a line per row."""
     return forest_of(build(named_table(table, selection), selection))
 
 
@@ -81,8 +81,9 @@ def forest_of(built: Built) -> dict[str, bytes]:
     """Forest plot of a table's numbers."""
     table, selection = built.table.name, built.selection
     numbers = differences(built)
+    reference = labels(built.table)[built.reference.name]
     text = (
-        f"Row minus {built.reference.name}, mean over seeds, seed matched with seed; right of 0 "
+        f"Row minus {reference}, mean over seeds, seed matched with seed; right of 0 "
         "the row is better. Lines: 95 % interval of each difference on its own (paired cluster "
         f"bootstrap over test subjects, percentile, B = {built.n_resamples}, seed "
         f"{BOOTSTRAP_SEED}); conditional on the trained models. Filled: p < {STAR_LEVEL} after "
@@ -90,7 +91,7 @@ def forest_of(built: Built) -> dict[str, bytes]:
     )
     if (numbers["ci_low"].isna() & numbers["difference"].notna()).any():
         text += " Cross: no interval, the reason is in the CSV."
-    title = heading(f"{table}: differences to {built.reference.name}", selection)
+    title = heading(f"{table}: differences to {reference}", selection)
     figure = draw_forest(built, numbers, title)
     write_under(figure, caption(text, built.runs, selection), characters_across(figure))
     return picture_files(f"forest_{table}", figure, numbers)

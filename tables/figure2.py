@@ -28,7 +28,7 @@ from tables.pictures import (
     runs_of_dipro,
     write_under,
 )
-from tables.runs import Selection
+from tables.runs import FoundRun, Selection, n_seeds, require_done, seeds_in_words
 
 ICU_TASKS = (Task.MORTALITY, Task.LENGTH_OF_STAY)
 RADIUS_TICKS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7)
@@ -37,28 +37,34 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 def figure2a(selection: Selection, source: str) -> dict[str, bytes]:
     """Radar with a logarithmic radius: attention over the ten regions, a polygon per disease."""
-    runs = runs_of_dipro(selection, [Task.DISEASE_PROGRESSION], "figure2a")
+    runs = runs_of_dipro(selection, [Task.DISEASE_PROGRESSION])
+    require_done(runs, "figure2a", selection.sweep_command("table13"))
     summary = attention.summarise(attention.of_runs(runs, source))
     figure = draw_radar(summary, heading("Attention of DiPro by disease", selection))
-    spread = "Corners: mean over seeds; lines through them: ± 1 sd over seeds. Radius: logarithmic."
-    write_under(figure, caption(_explained(spread, selection, source), runs, selection), 118)
+    spread = "Corners: mean over seeds; lines through them: ± 1 sd over seeds."
+    text = _explained(spread, "Radius: logarithmic.", runs, source)
+    write_under(figure, caption(text, runs, selection), 118)
     return picture_files("figure2a", figure, summary)
 
 
 def figure2b(selection: Selection, source: str) -> dict[str, bytes]:
     """Bars: attention over the ten regions, mortality beside length of stay."""
-    runs = runs_of_dipro(selection, ICU_TASKS, "figure2b")
+    runs = runs_of_dipro(selection, ICU_TASKS)
+    require_done(runs, "figure2b", selection.sweep_command("table2"))
     shares = attention.of_runs(runs, source)
     summary = attention.summarise(shares, with_paper=not selection.cohort.is_simulated)
     figure = draw_bars(shares, summary, heading("Attention of DiPro over the regions", selection))
-    spread = "Bars: mean over seeds; lines: ± 1 sd over seeds. Dashed: equal attention."
-    write_under(figure, caption(_explained(spread, selection, source), runs, selection))
+    spread = "Bars: mean over seeds; lines: ± 1 sd over seeds."
+    text = _explained(spread, "Dashed: equal attention.", runs, source)
+    write_under(figure, caption(text, runs, selection))
     return picture_files("figure2b", figure, summary)
 
 
-def _explained(spread: str, selection: Selection, source: str) -> str:
+def _explained(spread: str, scale: str, runs: Sequence[FoundRun], source: str) -> str:
+    """What is drawn, of which seeds, and which attention it is; `spread` is for several seeds."""
+    shown = f"{spread} {scale}" if n_seeds(runs) > 1 else scale
     return (
-        f"{spread} {len(selection.seeds)} seeds. Attention '{source}': "
+        f"{shown} {seeds_in_words(runs).capitalize()}. Attention '{source}': "
         f"{attention.SOURCES[source]}, normalised over regions, mean over film pairs, heads and "
         "test samples."
     )
@@ -80,12 +86,15 @@ def draw_radar(summary: pd.DataFrame, title: str) -> Figure:
             mean = of_disease["mean"][list(REGIONS)].to_numpy()
             spread = of_disease["sd"][list(REGIONS)].fillna(0).to_numpy()
             colour, marker = DISEASE_COLOURS[disease], next(markers)
-            axes.plot(_closed(angles), _closed(mean), color=colour, linewidth=1.1, alpha=0.85)
+            axes.plot(
+                _closed(angles), _closed(mean), color=colour, linewidth=1.1, marker=marker,
+                markersize=3.5, label=disease,
+            )  # fmt: skip
             # On a logarithmic radius a line may not reach zero.
             below = np.minimum(spread, 0.95 * mean)
             axes.errorbar(
-                angles + beside, mean, yerr=[below, spread], fmt=marker, markersize=3.5,
-                color=colour, linewidth=0.8, label=disease,
+                angles + beside, mean, yerr=[below, spread], fmt="none", ecolor=colour,
+                elinewidth=0.8,
             )  # fmt: skip
         inner = (summary["mean"] - summary["sd"].fillna(0)).clip(lower=0.05 * summary["mean"])
         outer = summary["mean"] + summary["sd"].fillna(0)
@@ -96,10 +105,21 @@ def draw_radar(summary: pd.DataFrame, title: str) -> Figure:
         axes.set_rlabel_position(18)
         axes.minorticks_off()
         axes.set_xticks(angles, [textwrap.fill(region, 14) for region in REGIONS])
-        axes.tick_params(axis="x", pad=12)
+        for angle, label in zip(angles, axes.get_xticklabels(), strict=True):
+            # Labels beside the circle grow away from it.
+            label.set(
+                horizontalalignment=_outwards(np.sin(angle), "left", "right"),
+                verticalalignment=_outwards(np.cos(angle), "bottom", "top"),
+            )
+        axes.tick_params(axis="x", pad=0)
         figure.legend(loc="center", bbox_to_anchor=(0.5, 0.135), ncols=4, frameon=False, fontsize=7)
         figure.suptitle(title, fontsize=9, weight="bold")
     return figure
+
+
+def _outwards(offset: float, after: str, before: str) -> str:
+    """Alignment of a label that lies `offset` radii from the circle's centre along an axis."""
+    return after if offset > 0.2 else before if offset < -0.2 else "center"
 
 
 def _closed(values: np.ndarray) -> np.ndarray:

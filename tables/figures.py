@@ -7,7 +7,7 @@ python -m tables.figures case --stay KEY
 
 from __future__ import annotations
 
-import functools
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 
 from bench.errors import Parser, UserError, nearest, run_command
@@ -18,12 +18,17 @@ from tables.differences import forest
 from tables.figure2 import figure2a, figure2b
 from tables.runs import Selection
 
-Draw = Callable[[Selection, str], dict[str, bytes]]
+Draw = Callable[[Selection, Namespace], dict[str, bytes]]
 
-OF_TABLE = {"forest": forest, "learning": learning, "mortality_curves": mortality_curves}
-"""Figures of a table's rows."""
-
-FIGURES: dict[str, Draw] = {"figure2a": figure2a, "figure2b": figure2b, "case": case, **OF_TABLE}
+FIGURES: dict[str, Draw] = {
+    "figure2a": lambda selection, arg: figure2a(selection, arg.attention),
+    "figure2b": lambda selection, arg: figure2b(selection, arg.attention),
+    "case": lambda selection, arg: case(selection, arg.attention, arg.stay, arg.show_patients),
+    "forest": lambda selection, arg: forest(selection, arg.table),
+    "learning": lambda selection, arg: learning(selection, arg.table),
+    "mortality_curves": lambda selection, arg: mortality_curves(selection, arg.table),
+}
+"""How each figure is drawn with the command's arguments."""
 
 
 def parser() -> Parser:
@@ -34,10 +39,10 @@ def parser() -> Parser:
     p.add_argument(
         "--attention", choices=sorted(attention.SOURCES), default="dynamic", help="which is shown"
     )
-    p.add_argument("--table", default="table2", metavar="NAME", help=f"of {', '.join(OF_TABLE)}")
     p.add_argument(
-        "--stay", default="", metavar="KEY", help="case: key of a test stay, or how it begins"
+        "--table", default="table2", metavar="NAME", help="of forest, learning, mortality_curves"
     )
+    p.add_argument("--stay", metavar="KEY", help="case: key of a test stay, or how it begins")
     p.add_argument(
         "--show-patients",
         action="store_true",
@@ -52,12 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in arg.figures:
         if name not in FIGURES:
             raise UserError(f"unknown figure '{name}': {nearest(name, FIGURES)}")
-    of_stay = functools.partial(case, stay=arg.stay, show_patients=arg.show_patients)
-    of_table = {name: functools.partial(d, table=arg.table) for name, d in OF_TABLE.items()}
-    draw = FIGURES | of_table | {"case": of_stay}
     selection = command.selection(arg, arg.table)
     for name in arg.figures:
-        contents = draw[name](selection, arg.attention)
+        contents = FIGURES[name](selection, arg)
         for path in command.write_files(selection.store.figures, contents):
             print(f"wrote {path}")
     return 0

@@ -16,7 +16,7 @@ from bench.search import Setting
 from bench.significance import STAR_LEVELS
 from bench.store import Status
 from tables.build import Built
-from tables.grid import paper_notes
+from tables.grid import memory_notes, paper_notes
 from tables.published import contradictions_of_text
 from tables.runs import FoundRun
 from tables.scores import BOOTSTRAP_SEED
@@ -42,6 +42,7 @@ def notes(built: Built) -> list[Note]:
         *provenance(built.selection.cohort, built.selection.preset),
         _runs(built),
         _cells(built),
+        *_hidden_ehr(built),
         *_diseases(built),
         *_paper(built),
         _stars(built),
@@ -49,6 +50,8 @@ def notes(built: Built) -> list[Note]:
         _chosen(done),
         code_and_machine(done),
         *_searched(built),
+        *_stale_draws(built),
+        *memory_notes(built),
         *_notes_of_runs(done),
         *_undefined(built),
     ]
@@ -125,6 +128,19 @@ def _paper(built: Built) -> list[str]:
     return [note, *cells, *contradictions_of_text(built.table.paper_table)]
 
 
+def _hidden_ehr(built: Built) -> list[str]:
+    """What is hidden in the columns that hide EHR, and what is not."""
+    tasks = dict.fromkeys(c.task for c in built.table.columns if c.drop_ehr)
+    samples = " and ".join("stays" if task.is_icu else "film pairs" for task in tasks)
+    if not tasks:
+        return []
+    return [
+        f"w/o EHR: the EHR hours of that share of the training {samples} are hidden; their "
+        "demographics stay visible, and validation and test keep all. Which are hidden changes "
+        "with the seed; it is the same for every method."
+    ]
+
+
 def _stars(built: Built) -> str:
     """The test, its correction and the smallest p it can give."""
     levels = ", ".join(f"{mark} p < {level}" for level, mark in reversed(STAR_LEVELS))
@@ -183,6 +199,23 @@ def _searched(built: Built) -> list[str]:
     return [f"Hyperparameters: {'; '.join(filter(None, [searched, left]))}."]
 
 
+def _stale_draws(built: Built) -> list[str]:
+    """That searched hyperparameters rest on runs of older code, if some do."""
+    chosen = built.selection.chosen or {}
+    stale = {
+        setting: chosen[setting].n_stale(setting.method)
+        for setting in dict.fromkeys(Setting.of(run.request) for run in built.runs)
+        if setting in chosen
+    }
+    named = ", ".join(f"{n} of {setting.name}" for setting, n in stale.items() if n)
+    if not named:
+        return []
+    return [
+        f"STALE: draws of the search that were made by older code: {named}. To redo them: "
+        "bench.search as before with --rerun stale."
+    ]
+
+
 def code_and_machine(done: Sequence[FoundRun]) -> str:
     """Commit of the runs, and device, threads and versions where they differ between runs."""
     commits = Counter(str(run.record["commit"] or "unknown") for run in done)
@@ -205,7 +238,12 @@ def stale(done: Sequence[FoundRun]) -> str:
 
 
 def _notes_of_runs(done: Sequence[FoundRun]) -> list[str]:
-    notes = Counter(f"{run.request.task}: {note}" for run in done for note in run.record["notes"])
+    notes = Counter(
+        f"{run.request.task}: {note}"
+        for run in done
+        for note in run.record["notes"]
+        if note not in run.memory_notes
+    )
     return [f"{note} ({n} runs)." for note, n in notes.items()]
 
 

@@ -11,7 +11,7 @@ from tabulate import tabulate
 
 from tables.build import FAMILY, Built
 from tables.footer import Note, footer, notes
-from tables.grid import Cell, grid
+from tables.grid import MEMORY_MARK, Cell, grid
 
 Style = Callable[[Cell], str]
 """How a format writes a cell."""
@@ -22,7 +22,7 @@ WIDTH = 100
 
 def plain(cell: Cell) -> str:
     """A cell without emphasis."""
-    return cell.text + _bracketed(cell) + cell.stars + cell.remark
+    return cell.text + _bracketed(cell) + cell.marks + cell.remark
 
 
 def _bracketed(cell: Cell) -> str:
@@ -33,14 +33,14 @@ def ansi(cell: Cell) -> str:
     """A cell for a terminal: the best bold, the best baseline underlined."""
     codes = ["1"] * cell.is_best + ["4"] * cell.is_best_baseline
     text = f"\x1b[{';'.join(codes)}m{cell.text}\x1b[0m" if codes else cell.text
-    return text + _bracketed(cell) + cell.stars + cell.remark
+    return text + _bracketed(cell) + cell.marks + cell.remark
 
 
 def markdown(cell: Cell) -> str:
     """A cell in Markdown."""
     text = f"<u>{cell.text}</u>" if cell.is_best_baseline else cell.text
     text = f"**{text}**" if cell.is_best else text
-    return text + _bracketed(cell) + cell.stars.replace("*", r"\*") + cell.remark
+    return text + _bracketed(cell) + cell.marks.replace("*", r"\*") + cell.remark
 
 
 def latex(cell: Cell) -> str:
@@ -48,7 +48,7 @@ def latex(cell: Cell) -> str:
     text = _escape(cell.text)
     text = rf"\underline{{{text}}}" if cell.is_best_baseline else text
     text = rf"\textbf{{{text}}}" if cell.is_best else text
-    raised = cell.note + cell.stars
+    raised = cell.note + cell.marks.replace(MEMORY_MARK, r"\dagger")
     return text + (f"$^{{{raised}}}$" if raised else "") + cell.remark
 
 
@@ -162,6 +162,7 @@ _LATEX_ESCAPES = str.maketrans(
         "−": "$-$",
         "Δ": r"$\Delta$",
         "–": "--",
+        "†": r"$\dagger$",
         "<": "$<$",
         ">": "$>$",
         "~": r"\textasciitilde{}",

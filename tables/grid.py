@@ -13,6 +13,7 @@ import pandas as pd
 from bench.data.vocabulary import Cxr, Task
 from tables.build import Built, State
 from tables.definitions import Column, Row
+from tables.runs import OUT_OF_MEMORY
 
 FrameRow = dict[Hashable, Any]
 """A cell's row of the long frame, by column."""
@@ -38,18 +39,22 @@ METRIC_TITLES = {
 PAPER = "paper"
 """Heading of the paper's number beside ours."""
 
+MEMORY_MARK = "†"
+"""Behind a number of runs of which some ran out of GPU memory."""
+
 
 @dataclass(frozen=True)
 class Cell:
     """What stands in one cell: the printed number, its marks, a remark, and how it stands out.
 
+    marks: stars of the test, and `MEMORY_MARK`
     note: letter of its footnote
     value: what it is sorted by, NaN if it has no number
     runs: name of the runs that it comes from (`runs_name`)
     """
 
     text: str
-    stars: str = ""
+    marks: str = ""
     remark: str = ""
     is_best: bool = False
     is_best_baseline: bool = False
@@ -125,6 +130,24 @@ def paper_notes(built: Built) -> dict[str, str]:
     return dict(zip(ascii_lowercase, texts, strict=False))
 
 
+def memory_notes(built: Built) -> list[str]:
+    """What `MEMORY_MARK` stands for, and of which runs; empty if none has it."""
+    of_runs = [
+        f"{runs_name({'row': row.name, 'task': runs.task, 'drop_ehr': runs.setting.drop_ehr})} "
+        f"seed {seed} ({note.removeprefix(f'{OUT_OF_MEMORY}: ')})"
+        for runs in built.task_runs
+        for (row, seed), run in runs.found.items()
+        for note in run.memory_notes
+    ]
+    if not of_runs:
+        return []
+    return [
+        f"{MEMORY_MARK} {OUT_OF_MEMORY} in a run behind the number, so it was computed in smaller "
+        "parts; where gradients were, batch normalisation saw smaller batches than in the other "
+        f"runs: {', '.join(of_runs)}."
+    ]
+
+
 def _of_paper(cell: FrameRow, letters: dict[str, str]) -> Cell:
     text = _mean_and_sd(cell["paper_mean"], cell["paper_sd"])
     note = letters.get(cell["paper_note"], "")
@@ -180,7 +203,7 @@ def _printed(cell: FrameRow, n_seeds: int, best: float, best_baseline: float) ->
     shown = round(cell["mean"], 3)
     return Cell(
         text=_mean_and_sd(cell["mean"], cell["sd"]),
-        stars=cell["stars"],
+        marks=cell["stars"] + (MEMORY_MARK if OUT_OF_MEMORY in cell["note"] else ""),
         remark=count + (" (stale)" if cell["n_stale"] else ""),
         is_best=not incomplete and shown == best,
         is_best_baseline=not incomplete and shown == best_baseline,

@@ -29,6 +29,7 @@ from bench import arguments, significance
 from bench.contract import Preset
 from bench.data.vocabulary import SELECTION_METRIC
 from bench.errors import Parser, UserError, run_command
+from bench.search import add_tuned
 from tables import command
 from tables.build import Built, State, build
 from tables.definitions import TABLES, Column, Table, named
@@ -281,7 +282,7 @@ def parser() -> Parser:
     p.add_argument("--preset", type=arguments.choice(Preset), default=Preset.DEMO, metavar="NAME")
     arguments.add_seeds(p)
     arguments.add_overrides(p)
-    arguments.add_tuned(p)
+    add_tuned(p)
     return p
 
 

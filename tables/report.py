@@ -29,7 +29,9 @@ from tables.footer import provenance
 from tables.runs import FoundRun, Selection
 from tables.scores import BOOTSTRAP_SEED
 
-LAST = ("figures", "cases", "statistics", "environment", "reproduce")
+LAST = (
+    "figures", "cases", "runs", "origin", "labels", "statistics", "environment", "reproduce",
+)  # fmt: skip
 """Sections after the tables."""
 
 STATISTICS = (
@@ -41,7 +43,7 @@ STATISTICS = (
     "one task and metric, and stars come from the adjusted p only. A resample in which a metric is "
     "undefined is drawn again; above 5 % of those there is no p. All this takes the trained models "
     "as given; stars in brackets do not outlive resampling the seeds, too. No star does not mean "
-    "no difference: bench.power says which difference could have been detected."
+    "no difference: tables.power says which difference could have been detected."
 )
 
 
@@ -77,12 +79,12 @@ def report(
     title = f"Report: {cohort.title}"
     parts = [
         _head(title, selection, names),
-        _cohort(cohort),
-        report_runs.section(selection, found),
         *(report_tables.section(name, built, selection) for name, built in tables.items()),
         report_tables.efficiency(selection.store),
         report_figures.section(selection, [b for b in tables.values() if isinstance(b, Built)]),
         report_figures.gallery(selection),
+        report_runs.section(selection, found),
+        _cohort(cohort),
         page.section("Statistics", f"<p>{escape(STATISTICS)}</p>", name="statistics"),
         _environment(run for of_table in found.values() for run in of_table),
         _reproduce(selection, names),
@@ -99,7 +101,7 @@ def _built(name: str, selection: Selection, n_resamples: int | None) -> Built | 
 
 
 def _head(title: str, selection: Selection, names: Sequence[str]) -> str:
-    places = ["origin", "labels", "runs", *names, "table9", *LAST]
+    places = [*names, "table9", *LAST]
     texts = [name.capitalize().replace("Table", "Table ") for name in places]
     links = " ".join(
         f'<a href="#{name}">{text}</a>' for name, text in zip(places, texts, strict=True)
@@ -122,9 +124,9 @@ def _cohort(cohort: Cohort) -> str:
     hidden = f"<p>Cells of 1 to {MIN_PATIENTS - 1} patients are hidden (–).</p>"
     return "\n".join(
         [
-            hidden if min_patients else "",
             data_report.origin(cohort, min_patients),
             data_report.label_tables(cohort, min_patients),
+            hidden if min_patients else "",
         ]
     )
 
@@ -163,7 +165,7 @@ def parser() -> Parser:
     """The command's arguments."""
     p = Parser(prog="python -m tables.report", description=__doc__)
     command.add_selection(p)
-    p.add_argument("--tables", nargs="+", default=list(TABLES), metavar="TABLE", help="which (all)")
+    p.add_argument("--tables", nargs="+", metavar="TABLE", help="which (all)")
     p.add_argument("--out", type=Path, metavar="FILE", help="HTML (RESULTS/report.html)")
     p.add_argument(
         "--resamples", type=arguments.positive, metavar="B", help="bootstrap resamples (preset's)"
@@ -174,11 +176,12 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; a store without any run is no error."""
     arg = parser().parse_args(argv)
-    for name in arg.tables:
+    names = arg.tables or list(TABLES)
+    for name in names:
         named(name)
-    selection = command.selection(arg, arg.tables[0])
+    selection = command.selection(arg, names[0])
     path = arg.out or selection.store.root / "report.html"
-    write_report(selection, path, arg.tables, arg.resamples)
+    write_report(selection, path, names, arg.resamples)
     print(f"wrote {path}")
     return 0
 

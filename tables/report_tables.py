@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from html import escape
 from itertools import groupby
 
 from bench import page
+from bench.efficiency import measured
 from bench.store import Store
 from tables import table9
 from tables.build import Built
@@ -67,7 +67,7 @@ def _cell(cell: Cell, table: str) -> str:
     text = f'<span class="{" ".join(kinds)}">{escape(cell.text)}</span>'
     if cell.runs:
         text = f'<a href="#{table}-{escape(cell.runs)}">{text}</a>'
-    raised = cell.note + cell.stars
+    raised = cell.note + cell.marks
     text += (f"<sup>{raised}</sup>" if raised else "") + escape(cell.remark)
     value = "" if math.isnan(cell.value) else f' data-value="{cell.value:.6f}"'
     return f"<td{value}>{text}</td>"
@@ -136,7 +136,7 @@ def efficiency(store: Store) -> str:
     if not store.efficiency.is_file():
         note = Note("Not measured.", f"python -m bench.efficiency --results {store.root}")
         return page.section("Table 9", _listed([note]), name="table9")
-    frame = table9.frame(json.loads(store.efficiency.read_text()))
+    frame = table9.frame(measured(store.efficiency))
     shown = table9.printed(frame)
     cells = [[escape(str(cell)) for cell in row] for row in shown.to_numpy().tolist()]
     return page.section(

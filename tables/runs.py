@@ -11,17 +11,22 @@ from typing import Any
 from bench.config import PAPER_SEEDS, Request
 from bench.contract import Preset
 from bench.data.cohort import Cohort
+from bench.data.vocabulary import Task
 from bench.errors import UserError
 from bench.plan import make_plan
 from bench.search import Chosen, tuned
 from bench.store import RunFiles, Status, Store
+
+OUT_OF_MEMORY = "GPU memory ran out"
+"""How a record's notes begin that say that fewer samples were computed at once than configured."""
 
 
 @dataclass(frozen=True)
 class Selection:
     """Which runs a table is made of, as the command line gives it.
 
-    `chosen` holds searched hyperparameters; None leaves the preset's.
+    `chosen` holds searched hyperparameters; None leaves the preset's. `grid` is the one they were
+    drawn from, if `--tuned` names it.
     """
 
     cohort: Cohort
@@ -31,6 +36,7 @@ class Selection:
     recipe: str = "shared"
     overrides: tuple[tuple[str, str], ...] = ()
     chosen: Chosen | None = None
+    grid: str = ""
 
     def sweep_command(self, table: str) -> str:
         """The command that makes every run of a table that is not there."""
@@ -44,7 +50,7 @@ class Selection:
         words += [f"--cohort {self.cohort.path} --results {self.store.root}"]
         words += ["--recipe reference"] if self.recipe == "reference" else []
         words += [f"--set {name}={text}" for name, text in self.overrides]
-        words += ["--tuned"] if self.chosen is not None else []
+        words += [f"--tuned {self.grid}".rstrip()] if self.chosen is not None else []
         return " ".join(words)
 
 
@@ -78,6 +84,15 @@ class FoundRun:
         assert self.files is not None
         return self.files.read_record()
 
+    @property
+    def memory_notes(self) -> list[str]:
+        """What its record says of GPU memory that ran out: batch normalisation saw other batches.
+
+        Empty for a run that is not done.
+        """
+        notes = self.record["notes"] if self.is_done else []
+        return [note for note in notes if note.startswith(OUT_OF_MEMORY)]
+
 
 def find_runs(selection: Selection, requests: Sequence[Request]) -> list[FoundRun]:
     """Look every request up in the store, in order."""
@@ -107,3 +122,28 @@ def require_done(found: Iterable[FoundRun], name: str, command: str) -> None:
     """Raise `UserError` with the command to type if no run is done."""
     if not any(run.is_done for run in found):
         raise UserError(f"{name} has no finished run here: make them with {command}")
+
+
+def n_seeds(found: Iterable[FoundRun]) -> int:
+    """Most seeds with which runs of one task are done."""
+    return max(map(len, _seeds_by_task(found).values()), default=0)
+
+
+def seeds_in_words(found: Iterable[FoundRun]) -> str:
+    """Number and names of the seeds of the done runs, task by task where these differ."""
+    by_task = {
+        task: f"{len(seeds)} seed{'s' * (len(seeds) > 1)} ({', '.join(map(str, seeds))})"
+        for task, seeds in _seeds_by_task(found).items()
+    }
+    if len(set(by_task.values())) == 1:
+        return next(iter(by_task.values()))
+    return ", ".join(f"{task} {seeds}" for task, seeds in by_task.items())
+
+
+def _seeds_by_task(found: Iterable[FoundRun]) -> dict[Task, list[int]]:
+    """Seeds of the done runs of each task, in the order of the runs."""
+    seeds: dict[Task, dict[int, None]] = {}
+    for run in found:
+        if run.is_done:
+            seeds.setdefault(run.request.task, {})[run.request.seed] = None
+    return {task: list(of_task) for task, of_task in seeds.items()}

@@ -5,13 +5,14 @@ python -m tables.table9
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
 from tabulate import tabulate
 
+from bench.efficiency import Efficiency, measured
 from bench.errors import Parser, UserError, run_command
 from bench.store import Store
 from tables.command import write_files
@@ -31,6 +32,15 @@ HEADINGS = {
 }
 """Columns that are printed, in order."""
 
+DIFFERENCES = {
+    "preset": "Preset",
+    "overrides": "Changed",
+    "device": "Device",
+    "threads": "Threads",
+    "batch_size": "Batch",
+}
+"""Columns that are printed besides, where rows differ in them."""
+
 NOTES = (
     "One disease progression sample: two films and their crops, 48 hours of EHR; random weights.",
     "MACs: multiply-adds, counted operator by operator; FLOPs: twice as many. The paper's column "
@@ -41,16 +51,20 @@ NOTES = (
     "CheXRelNet: 9.51 M of the paper's parameters are unexplained; its 90.90 G count 0.98 G of "
     "batch norms, ours 0.29 G of graph layers.",
     "CheXRelFormer: of the paper's 11.51 M more, 4.49 M are dead parts of the released code and "
-    "7.02 M unexplained; 15.5 G at 224 px, 19.95 G at 256 px without attention's products, as "
-    "there.",
+    "7.02 M unexplained; 15.5 G at 224 px, 20.34 G at 256 px, of which the paper's 19.95 G leave "
+    "out attention's products.",
     "SDPL: of the paper's 3.62 M more, 2.63 M are dead parts and 0.98 M unexplained; 9.46 G at "
-    "256 px, where the paper has 9.45 G without attention's products.",
+    "256 px, the paper's 9.45 G.",
+    "MedFuse: the paper's parameters are ours and 48 888 of first-stage heads, which the second "
+    "stage does not use.",
+    "DrFuse: 0.91 M (1.6 %) of the paper's parameters are unexplained.",
+    "At 256 px: python -m bench.efficiency --method sdpl chexrelformer --set model.film_size=256.",
 )
 
 
-def frame(measured: Sequence[dict]) -> pd.DataFrame:
-    """The long table: one row a method and setting, the paper's numbers beside those with EHR."""
-    table = pd.DataFrame(measured)
+def frame(rows: Sequence[Efficiency]) -> pd.DataFrame:
+    """The long table: one row a measurement, the paper's numbers beside those with EHR."""
+    table = pd.DataFrame([asdict(row) for row in rows])
     paper = published_efficiency().assign(ehr=True)
     return table.merge(paper, on=["method", "ehr"], how="left")
 
@@ -68,7 +82,11 @@ def printed(table: pd.DataFrame) -> pd.DataFrame:
         shown[column] = shown[column].map(lambda value: "" if pd.isna(value) else f"{value:.2f}")
     low, high = (table[f"latency_{end}_ms"].map("{:.1f}".format) for end in ("low", "high"))
     shown["latency_ms"] = shown["latency_ms"] + " (" + low + "-" + high + ")"
-    return shown.rename(columns=HEADINGS)
+    shown = shown.rename(columns=HEADINGS)
+    for column, heading in DIFFERENCES.items():
+        if len(set(table[column])) > 1:
+            shown[heading] = table[column].astype(str)
+    return shown
 
 
 def notes(table: pd.DataFrame) -> list[str]:
@@ -112,12 +130,13 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     store = Store(parser().parse_args(argv).results)
-    if not store.efficiency.is_file():
+    rows = measured(store.efficiency)
+    if not rows:
         raise UserError(
             f"{store.efficiency} is not there: measure with python -m bench.efficiency "
             f"--results {store.root}"
         )
-    table = frame(json.loads(store.efficiency.read_text()))
+    table = frame(rows)
     files = contents(table)
     print(files["table9.txt"].decode())
     for path in write_files(store.tables, files):

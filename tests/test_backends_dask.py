@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from bench import cluster, sweep
 from bench.backends import Outcome, run_all
@@ -35,13 +36,32 @@ class Deadly(EhrTransformer):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+class Spoiling(EhrTransformer):
+    """The run with `BAD_SEED` spoils its process: that one and all after it fail there."""
+
+    is_process_spoilt = False
+
+    def forward(self, batch: Batch, with_attention: bool = False):
+        if torch.initial_seed() == BAD_SEED:
+            Spoiling.is_process_spoilt = True
+        if Spoiling.is_process_spoilt:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+        return super().forward(batch, with_attention)
+
+
 @pytest.fixture(scope="module")
 def local_cluster() -> Iterator:
     distributed = pytest.importorskip("distributed", reason="needs pip install -e '.[dask]'")
     import dask
 
     with (
-        dask.config.set({"distributed.scheduler.allowed-failures": 1}),
+        # On a busy machine a new worker process takes longer than a cluster waits for it (15 s).
+        dask.config.set(
+            {
+                "distributed.scheduler.allowed-failures": 1,
+                "distributed.deploy.lost-worker-timeout": "1 hour",
+            }
+        ),
         distributed.LocalCluster(
             n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
         ) as running,
@@ -129,6 +149,19 @@ def test_a_run_that_kills_its_workers_fails_and_the_others_go_on(
     assert "lost by the cluster: KilledWorker" in (found[bad.run_id].error or "")
     assert [found[run.run_id].error for run in good] == [None, None]
     assert not bad.files.record.exists()
+
+
+def test_a_cuda_error_costs_one_run_only(client, cohort: Cohort, tmp_path: Path):
+    before = set(client.run(os.getpid).values())
+    seeds = [BAD_SEED, 1, 2, 3, 4, 5]
+    bad, *good = planned(cohort, tmp_path, seeds, f"{__name__}:Spoiling")
+    found = outcomes(client, [bad, *good], cohort)
+    assert found[bad.run_id].error == "RuntimeError: CUDA error: device-side assert triggered"
+    assert bad.files.log.read_text().count("failed: ") == 1
+    assert {found[run.run_id].error for run in good} == {None}
+    assert all(run.files.record.exists() for run in good)
+    client.wait_for_workers(2)
+    assert len(before - set(client.run(os.getpid).values())) == 1
 
 
 def test_a_locked_run_is_waited_for(client, cohort: Cohort, tmp_path: Path):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from bench import run, sweep
+from bench import execution, prepare, run, sweep
+from bench.backends import Outcome
 from bench.data.cohort import Cohort
-from bench.errors import run_command
+from bench.data.vocabulary import DISEASES, Task
+from bench.errors import first_line, run_command
+from bench.metrics import TASK_METRICS
 from tests.conftest import ROOT
 
 BASE = ["--method", "ehr_transformer", "--task", "mortality"]
@@ -37,8 +41,15 @@ def refused(main, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> s
         ([*BASE, "--abalte", "std"], "did you mean '--ablate'"),
         ([*BASE, "--task", "mortalty"], "did you mean 'mortality'"),
         ([*BASE, "--cxr", "lost"], "did you mean 'last'"),
-        ([*BASE, "--cxr", "long"], "film"),
-        ([*BASE, "--seed", "x"], "invalid int value"),
+        (["--methd", "dipro"], "did you mean '--method'"),
+        (["-method", "dipro"], "did you mean '--method'"),
+        ([*BASE, "--cxr", "long"], "films do not go with ehr_transformer on mortality, use"),
+        (["--method", "dipro", "--cxr", "last"], "disease_progression, use --cxr pair"),
+        (["--method", "dipro", "--cxr", "long"], "disease_progression, use --cxr pair"),
+        (["--method", "dipro", "--cxr", "none"], "use --method ehr_transformer"),
+        ([*BASE, "--seed", "x"], "'x' is not a whole number of 0 or more"),
+        ([*BASE, "--seed", "-1"], "'-1' is not a whole number of 0 or more"),
+        ([*BASE, "--drop-ehr", "1"], "'1' is not a number of 0 or more and below 1"),
         ([*BASE, "--preset", "papr"], "did you mean 'paper'"),
         ([*BASE, "--preset", "paper"], "--cohort"),
         ([*BASE, "--cohort", "nowhere"], "not a cohort"),
@@ -63,8 +74,11 @@ def test_run_refuses_wrong_usage(arguments, says, capsys, cohort: Cohort, tmp_pa
     [
         (["--table", "tabel2"], "did you mean 'table2'"),
         (["--table", "table2", "--jobs", "none"], "above 0"),
-        (["--table", "table2", "--seeds", "a"], "invalid int value"),
-        (["--tabel", "table2"], "--table"),
+        (["--table", "table2", "--seeds", "a"], "'a' is not a whole number of 0 or more"),
+        (["--table", "table2", "--seeds", "1", "-1"], "'-1' is not a whole number of 0 or more"),
+        (["--tabel", "table2"], "unknown argument '--tabel': did you mean '--table'"),
+        (["--table", "table2", "--backend", "dusk"], "did you mean 'dask'"),
+        (["--table", "table2", "--jobs", "2", "--runs-per-gpu", "2"], "leave --runs-per-gpu out"),
     ],
 )
 def test_sweep_refuses_wrong_usage(arguments, says, capsys, cohort: Cohort, tmp_path: Path):
@@ -78,6 +92,8 @@ def test_a_dry_run_prints_the_plan_and_trains_nothing(capsys, cohort: Cohort, tm
     assert sweep.main([*arguments, "--dry-run"]) == 0
     printed = capsys.readouterr().out
     assert "runs = " in printed and "new" in printed
+    for films in ("last", "long"):
+        assert f"utde ({films}), mortality, seed 23  " in printed
     assert not list(tmp_path.glob("runs/*/record.json"))
 
 
@@ -99,10 +115,82 @@ def test_a_failing_run_does_not_stop_the_others(capsys, cohort: Cohort, tmp_path
     assert "1 to run" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("words", [["chek", "--out", "x"], ["chek"]])
+def test_a_mistyped_subcommand_gets_the_nearest(words, capsys):
+    assert "did you mean 'check'" in refused(prepare.main, words, capsys)
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_only_a_command_that_resumes_says_so(resumes: bool, capsys):
+    def interrupted() -> int:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as ended:
+        run_command(interrupted, resumes=resumes)
+    assert ended.value.code == 130
+    hint = ": type the same command again to go on" if resumes else ""
+    assert capsys.readouterr().err == f"interrupted{hint}\n"
+
+
+def test_a_long_message_is_cut_to_its_first_line():
+    assert first_line(ValueError("short")) == "ValueError: short"
+    many = "\n".join(["\nbroken", *["at some line"] * 1000])
+    assert first_line(RuntimeError(many)) == "RuntimeError: broken [...]"
+    assert len(first_line(RuntimeError("x" * 1000))) < 320
+
+
+TINY = [f"--set={field}" for field in ("model.d_model=16", "training.max_epochs=1")]
+
+
+def test_a_finished_run_says_that_it_is_an_old_record(capsys, cohort: Cohort, tmp_path: Path):
+    words = [*BASE, *TINY, "--cohort", str(cohort.path), "--results", str(tmp_path)]
+    assert run.main(words) == 0
+    fresh = capsys.readouterr().out
+    assert "already done" not in fresh
+    assert run.main(words) == 0
+    again = capsys.readouterr().out
+    (record,) = tmp_path.glob("runs/*/record.json")
+    commit = json.loads(record.read_text())["commit"]
+    old = f"already done (record of commit {commit}); --rerun done trains it again"
+    assert old in again.splitlines()
+    headline = next(line for line in fresh.splitlines() if line.startswith("test ("))
+    assert headline in again.splitlines()
+    assert [word for word in headline.split() if word.isidentifier()][-2:] == ["auprc", "auroc"]
+    assert run.main([*words, "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("status: done\n")
+    assert run.main([*words, "--rerun", "done", "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith("status: done, would be made again\n")
+
+
+def test_results_of_diseases_stand_under_the_others():
+    values = dict.fromkeys(TASK_METRICS[Task.DISEASE_PROGRESSION], 0.5)
+    lines = run._scores(Task.DISEASE_PROGRESSION, values).splitlines()
+    assert lines[0] == "macro_f1 0.500  auprc 0.500  auroc 0.500"
+    diseases = [line for line in lines if "[" in line]
+    assert len(diseases) == len(DISEASES)
+    assert len({line.index("0.500") for line in diseases}) == 1
+    assert sum(line.count("0.500") for line in lines) == len(values)
+
+
+def test_a_sweep_that_leaves_busy_runs_does_not_end_as_done(
+    capsys, cohort: Cohort, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def all_busy(runs, *_, **__):
+        return (Outcome(r.run_id, "process 7 on node1 works on it", busy=True) for r in runs)
+
+    monkeypatch.setattr(execution, "run_all", all_busy)
+    words = ["--table", "table2", "--seeds", "1", "--device", "cpu"]
+    assert sweep.main([*words, "--cohort", str(cohort.path), "--results", str(tmp_path)]) == 1
+    *_, line, last = capsys.readouterr().out.splitlines()
+    assert line.endswith(": busy (process 7 on node1 works on it)")
+    assert "seed 1, " in line
+    assert "runs are busy" in last
+
+
 def _folder_of_one_run(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Path:
     sweep.main([*arguments, "--dry-run"])
     listed = capsys.readouterr().out
-    run_id = next(line.split()[1] for line in listed.splitlines() if line.startswith("  new"))
+    run_id = next(line.split()[-1] for line in listed.splitlines() if line.startswith("  new"))
     return Path(arguments[arguments.index("--results") + 1]) / "runs" / run_id
 
 

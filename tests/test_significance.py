@@ -181,14 +181,6 @@ class TestClassical:
         # Three draws from -0.1, 0, 0.1: variance of their mean is (0.02 / 3) / 3.
         assert nested.std() == pytest.approx((0.02 / 9) ** 0.5, rel=0.1)
 
-    def test_seeds_t_is_the_paired_t_test(self) -> None:
-        first, second = np.array([0.71, 0.73, 0.74]), np.array([0.70, 0.70, 0.72])
-        difference = first - second
-        t = difference.mean() / (difference.std(ddof=1) / 3**0.5)
-        assert sig.seeds_t(first, second) == pytest.approx(2 * stats.t.sf(t, 2))
-        assert np.isnan(sig.seeds_t(first, first))
-        assert np.isnan(sig.seeds_t(first[:1], second[:1]))
-
     def test_friedman_ranks_and_refuses_few_blocks(self) -> None:
         values = np.random.default_rng(1).normal(size=(8, 4)) + np.arange(4)
         ranks, p = sig.friedman(values)

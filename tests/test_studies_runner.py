@@ -11,17 +11,29 @@ import pytest
 import torch
 from PIL import Image
 
+from bench.config import Request, resolve
+from bench.contract import Preset
 from bench.data.batch import Samples
 from bench.data.cohort import Cohort
 from bench.data.miniature import miniature_cohort
 from bench.data.vocabulary import Cxr, Task
 from bench.errors import UserError
-from bench.studies import kills, loading_speed, plain_dipro, sweep_overhead, training_speed
+from bench.runner import Run
+from bench.studies import (
+    epoch_speed,
+    kills,
+    loading_speed,
+    plain_dipro,
+    sweep_overhead,
+    training_speed,
+)
 from bench.studies.training_speed import ragged_batch, subjects
 from methods.dipro.model import DiPro
+from tables.definitions import named, requests
 
 CPU = torch.device("cpu")
 SIZE = 16
+SMALL_STEPS = (("training.batch_size", "2"), ("training.accumulation", "2"))
 N_FILMS = (2, 3, 4)
 
 
@@ -164,3 +176,28 @@ class TestKills:
     def test_a_few_kills(self, capsys: pytest.CaptureFixture[str]):
         assert kills.main(["--kills", "3", "--epochs", "8"]) == 0
         assert "no difference to the undisturbed sweep" in capsys.readouterr().out
+
+
+class TestEpochSpeed:
+    @pytest.fixture
+    def run(self, cohort: Cohort) -> Run:
+        request = Request("ehr_transformer", Task.MORTALITY, Cxr.NONE, 23, overrides=SMALL_STEPS)
+        return Run(resolve(request), cohort, CPU, 1)
+
+    def test_steps_are_those_of_training_and_their_waiting_is_part_of_their_time(self, run):
+        before = [p.detach().clone() for p in run.model.parameters()]
+        timing = epoch_speed.time_steps(run, 3)
+        assert timing.n_samples == 3 * 2 * 2
+        assert 0 < timing.waited < timing.seconds
+        assert timing.flops > 0 and timing.flops % 3 == 0
+        assert any(
+            not torch.equal(p, b) for p, b in zip(run.model.parameters(), before, strict=True)
+        )
+
+    def test_hours_of_a_table_are_those_of_its_runs(self, cohort, monkeypatch, capsys):
+        monkeypatch.setattr(epoch_speed, "time_steps", lambda run, n: epoch_speed.Timing(1, 0, 100))
+        monkeypatch.setattr(epoch_speed, "Run", lambda config, *place: config)
+        hours = epoch_speed.hours_of_table("table2", CPU, 1, 1, cohort)
+        n_runs = 3 * len(requests(named("table2"), Preset.PAPER, [23]))
+        assert hours == pytest.approx(n_runs * 1889 * 100 / 100 / 3600)
+        assert f"table2: {hours:.0f} h at most" in capsys.readouterr().out

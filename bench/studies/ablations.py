@@ -156,4 +156,4 @@ def _opposite(labels: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, resumes=True)

@@ -248,4 +248,4 @@ def _draw(table: pd.DataFrame) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, resumes=True)

@@ -108,4 +108,4 @@ def _row(setting: Setting, runs: Sequence[PlannedRun], of_setting: Chosen) -> di
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, resumes=True)

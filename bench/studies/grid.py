@@ -18,7 +18,7 @@ from bench.store import Store
 def study_parser(name: str, description: str | None, seeds: Sequence[int]) -> Parser:
     """Arguments of a study of many runs, on the medium cohort unless told otherwise."""
     p = Parser(prog=f"python -m bench.studies.{name}", description=description)
-    p.add_argument("--seeds", type=int, nargs="+", default=list(seeds), metavar="N")
+    p.add_argument("--seeds", type=arguments.whole, nargs="+", default=list(seeds), metavar="N")
     arguments.add_backend(p)
     p.add_argument("--no-training", action="store_true", help="use the runs that are there")
     arguments.add_place(p)

@@ -226,4 +226,4 @@ def draw(responses: dict[tuple[str, str], Response], title: str, file: Path) -> 
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, resumes=True)

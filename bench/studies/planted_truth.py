@@ -175,4 +175,4 @@ def _draw_matrices(matrices: dict[str, np.ndarray], cohort: Cohort) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    run_command(main, resumes=True)

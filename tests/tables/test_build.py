@@ -1,6 +1,8 @@
 """What a table does with missing, broken, undefined and shuffled runs."""
 
 import dataclasses
+import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -13,7 +15,8 @@ from bench.metrics import evaluate, stored_arrays
 from tables.build import build
 from tables.definitions import Labels, requests, with_labels
 from tables.footer import footer
-from tables.formats import as_text, files
+from tables.formats import as_latex, as_markdown, as_text, files
+from tables.grid import memory_notes
 from tests.tables.mini_store import (
     MINI,
     MINI_PAIRS,
@@ -248,6 +251,36 @@ def test_stars_of_one_seed_are_in_brackets(selection):
     assert len(starred)
     assert starred.str.startswith("(").all()
     assert frame["nested_low"].isna().all()
+
+
+def test_a_cell_of_a_run_without_enough_gpu_memory_is_marked(selection):
+    split = "GPU memory ran out: gradients of 4 samples at a time instead of 8, 32 a step still"
+    wanted = table2_request(selection, "medfuse-long", Task.MORTALITY, 29)
+    record = files_of(selection, wanted).record
+    changed = json.loads(record.read_text()) | {"notes": ["another note", split]}
+    record.write_text(json.dumps(changed))
+    built = build(MINI, selection, n_resamples=50)
+
+    noted = built.frame[built.frame["note"] != ""]
+    assert set(noted["row"] + noted["task"]) == {"medfuse-longmortality"}
+    assert set(noted["note"]) == {f"seed 29 {split}"}
+    for text, mark in (
+        (as_text(built), "†"),
+        (as_markdown(built), "†"),
+        (as_latex(built), "dagger"),
+    ):
+        body = re.split("Cohort|Bold", text)[0]
+        assert body.count(mark) == 2
+        assert all("MedFuse" in line for line in body.splitlines() if mark in line)
+    (explained,) = memory_notes(built)
+    assert explained.startswith("† GPU memory ran out")
+    assert "medfuse-long-mortality seed 29 (gradients of 4 samples at a time" in explained
+
+
+def test_without_such_a_run_nothing_is_marked(selection):
+    built = build(MINI, selection, n_resamples=50)
+    assert memory_notes(built) == []
+    assert "†" not in as_text(built)
 
 
 def test_a_cell_of_stale_runs_is_marked(selection):

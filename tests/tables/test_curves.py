@@ -1,5 +1,6 @@
 """Curves: against scikit-learn, under resampling, and as pictures."""
 
+import dataclasses
 import io
 
 import numpy as np
@@ -7,7 +8,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from bench.data.vocabulary import SELECTION_METRIC, Task
+from bench.data.vocabulary import SELECTION_METRIC, Cxr, Task
 from bench.errors import UserError
 from bench.metrics import Classification
 from tables import curves
@@ -25,7 +26,7 @@ from tables.curves import (
     roc,
     row_curves,
 )
-from tables.definitions import DIPRO, TABLES, Setting, requests
+from tables.definitions import DIPRO, TABLES, Row, Setting, requests
 from tables.runs import find_runs
 from tests.tables.mini_store import MINI, SEEDS, fill, mini_selection, write_run
 
@@ -165,6 +166,32 @@ def test_learning_of_one_run(tmp_path):
     table = pd.read_csv(io.BytesIO(learning(selection)["learning_table2.csv"]))
     assert table["curve"].tolist() == ["Mortality: training loss", "Mortality: validation loss"]
     assert table["mean"].tolist() == [0.7, 0.6]
+
+
+@pytest.mark.parametrize("seeds", [SEEDS, SEEDS[:1]])
+def test_the_legend_shows_a_band_where_there_is_one(trained, seeds, monkeypatch):
+    monkeypatch.setitem(TABLES, "table2", MINI)
+    drawn = []
+    monkeypatch.setattr(curves, "picture_files", lambda name, figure, frame: drawn.append(figure))
+    learning(dataclasses.replace(trained, seeds=seeds))
+    (legend,) = drawn[0].legends
+    assert ("band" in [text.get_text() for text in legend.texts]) == (len(seeds) > 1)
+    assert min(text.get_fontsize() for text in legend.texts) >= 8
+
+
+def test_an_odd_number_of_rows_in_two_halves_keeps_every_panel():
+    five = (*MINI.rows, Row("utde", Cxr.LONG))
+    frame = pd.DataFrame(
+        {"row": row.name, "curve": curve, "x": x, "mean": 0.5, "low": 0.4, "high": 0.6}
+        for row in five
+        for curve in ("a", "b")
+        for x in (1, 2)
+    )
+    panels = [curves.Panel("a", "epoch", "a"), curves.Panel("b", "epoch", "b")]
+    figure = curves.draw(frame.assign(n_seeds=3), panels, dataclasses.replace(MINI, rows=five), "")
+    assert [axes.get_ylabel() for axes in figure.axes].count("a") == len(five)
+    assert [axes.get_ylabel() for axes in figure.axes].count("b") == len(five)
+    assert len(figure.axes) == 2 * len(five)
 
 
 def test_mortality_curves_are_written_as_picture_and_numbers(trained, monkeypatch):

@@ -6,16 +6,20 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from bench import run
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import DISEASES, REGIONS, Task
 from bench.errors import UserError
-from tables import figures
+from tables import attention, figure2, figures
 from tables.attention import by_region
+from tables.case import case
 from tables.definitions import TABLES
-from tables.figure2 import figure2a, figure2b
-from tests.tables.mini_store import files_of, fill, mini_selection, table2_request
+from tables.figure2 import draw_radar, figure2a, figure2b
+from tables.pictures import runs_of_dipro
+from tables.runs import n_seeds, seeds_in_words
+from tests.tables.mini_store import SEEDS, files_of, fill, mini_selection, table2_request
 
 
 def test_attention_by_hand():
@@ -85,6 +89,31 @@ def test_a_figure_of_one_run(tmp_path):
     assert "length_of_stay" not in text
 
 
+def remove(selection, task, *seeds):
+    for seed in seeds:
+        files_of(selection, table2_request(selection, "dipro-long", task, seed)).record.unlink()
+
+
+def test_the_caption_names_the_seeds_that_are_drawn(selection, monkeypatch):
+    written = []
+    monkeypatch.setattr(figure2, "write_under", lambda figure, text, *width: written.append(text))
+    figure2b(selection, "dynamic")
+    remove(selection, Task.MORTALITY, *SEEDS[1:])
+    remove(selection, Task.LENGTH_OF_STAY, *SEEDS[1:])
+    figure2b(selection, "dynamic")
+    whole, one = written
+    assert "± 1 sd over seeds" in whole and " 3 seeds (23, 29, 66)." in whole
+    assert "over seeds" not in one and " 1 seed (23)." in one
+
+
+def test_seeds_are_named_task_by_task_where_they_differ(selection):
+    remove(selection, Task.MORTALITY, 23, 66)
+    runs = runs_of_dipro(selection, figure2.ICU_TASKS)
+    assert seeds_in_words(runs) == "mortality 1 seed (29), length_of_stay 3 seeds (23, 29, 66)"
+    assert n_seeds(runs) == 3
+    assert n_seeds(runs[:3]) == 1
+
+
 def test_a_run_without_the_map_is_refused(selection):
     wanted = table2_request(selection, "dipro-long", Task.MORTALITY, 23)
     files_of(selection, wanted).attention.unlink()
@@ -105,9 +134,39 @@ def test_radar_has_a_polygon_per_disease(tmp_path):
     assert "sd" in table
 
 
+def test_radar_has_markers_on_its_lines_and_labels_off_the_circle(tmp_path):
+    selection = mini_selection(tmp_path)
+    fill(selection, TABLES["table13"])
+    runs = runs_of_dipro(selection, [Task.DISEASE_PROGRESSION])
+    figure = draw_radar(attention.summarise(attention.of_runs(runs, "dynamic")), "")
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    (axes,) = figure.axes
+    (legend,) = figure.legends
+    angles = np.linspace(0, 2 * np.pi, len(REGIONS), endpoint=False)
+    named = {line.get_label(): line for line in axes.lines if line.get_label() in DISEASES}
+    assert list(named) == list(DISEASES)
+    for line, handle in zip(named.values(), legend.legend_handles, strict=True):
+        np.testing.assert_allclose(line.get_xdata()[:-1], angles)
+        assert line.get_marker() == handle.get_marker() != "None"
+        assert handle.get_linestyle() == "-"
+    circle = axes.get_window_extent()
+    centre, radius = np.array([circle.x0 + circle.x1, circle.y0 + circle.y1]) / 2, circle.width / 2
+    for label in axes.get_xticklabels():
+        box = label.get_window_extent(canvas.get_renderer())
+        nearest = np.clip(centre, box.min, box.max)
+        assert np.linalg.norm(nearest - centre) > radius + 4, label.get_text()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.width
+
+
 def test_radar_names_the_table_that_makes_its_runs(tmp_path):
     with pytest.raises(UserError, match=r"bench\.sweep --table table13"):
         figure2a(mini_selection(tmp_path), "dynamic")
+
+
+def test_a_case_asks_for_one_run(tmp_path):
+    with pytest.raises(UserError, match=r"bench\.run --method dipro --task disease_progression"):
+        case(mini_selection(tmp_path), "dynamic")
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +185,8 @@ class TestCase:
         place = ["--cohort", str(cohort.path), "--results", str(results), "--seeds", "1", "2"]
         same = ["--set", "training.max_epochs=1"]
         assert figures.main(["case", *place, *same, *arguments]) == 0
-        return pd.read_csv(results / "figures" / "case.csv")
+        key = f"_{arguments[1][:8]}" if "--stay" in arguments else ""
+        return pd.read_csv(results / "figures" / f"case{key}.csv")
 
     def test_numbers_are_those_of_the_pair(self, cohort, results):
         table = self.draw(cohort, results)

@@ -70,6 +70,12 @@ def test_it_loads_nothing_and_labels_every_table_and_picture(text):
     assert "Not drawn" in figures  # no progression run, no history
 
 
+def test_tables_come_first(text):
+    order = re.findall('<h2 id="([^"]+)"', text)
+    assert order[:2] == ["table1", "table2"]
+    assert re.findall('<a href="#([^"-]+)"', text.split("<nav>")[1].split("</nav>")[0]) == order
+
+
 def test_every_number_leads_to_its_commands(text):
     table = section_of(text, "table2")
     linked = set(re.findall('href="#([^"]+)"', table))

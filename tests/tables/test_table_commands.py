@@ -4,7 +4,7 @@ import pytest
 
 from bench.errors import run_command
 from bench.store import Store
-from tables import figures, render
+from tables import figures, power, render, report
 from tables.runs import Selection
 from tests.tables.mini_store import SEEDS, fill
 
@@ -56,6 +56,20 @@ def test_figures_writes_picture_and_numbers(place, tmp_path, capsys):
 def test_wrong_usage_is_one_line(main, arguments, says, place, tmp_path, capsys):
     assert says in refused(main, [*arguments, *place], capsys)
     assert not (tmp_path / "results" / "tables").exists()
+
+
+@pytest.mark.parametrize("figure", ["forest", "learning", "mortality_curves"])
+def test_figures_of_rows_take_the_named_table(figure, cohort, tmp_path, capsys):
+    place = ["--cohort", str(cohort.path), "--results", str(tmp_path / "none")]
+    said = refused(figures.main, [figure, "--table", "table12", *place], capsys)
+    assert "python -m bench.sweep --table table12" in said
+
+
+@pytest.mark.parametrize("parser", [figures.parser, render.parser, report.parser, power.parser])
+def test_help_prints_no_empty_or_long_default(parser):
+    told = " ".join(parser().format_help().split())
+    assert "(default: )" not in told
+    assert "(default: ['" not in told
 
 
 @pytest.mark.parametrize(("main", "name"), [(render.main, "table2"), (figures.main, "figure2b")])

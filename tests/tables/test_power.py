@@ -6,12 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench import power
+from bench.data.vocabulary import Task
 from bench.errors import UserError
-from bench.power import detectable, meaning, summarise, with_detectable
 from bench.store import Store
+from tables import power
+from tables.definitions import DIPRO, Setting, request
+from tables.power import detectable, meaning, summarise, with_detectable
 from tables.runs import Selection
-from tests.tables.mini_store import MINI, SEEDS, fill
+from tests.tables.mini_store import MINI, SEEDS, fill, write_run
 
 
 def test_known_values():
@@ -82,6 +84,8 @@ def test_command_prints_and_writes(place, tmp_path, capsys):
     assert power.main(["--table", "table2", *place, "--resamples", "200"]) == 0
     printed = capsys.readouterr().out
     assert "would have been detected (SIMULATED DATA)" in printed
+    assert "differences to DiPro that" in printed
+    assert "3 seeds (23, 29, 66)" in printed
     assert "Warning" in printed  # 9 comparisons and 200 resamples: no p reaches 0.05
     table = pd.read_csv(tmp_path / "results" / "tables" / "table2_power.csv")
     ratio = table["detectable"] / table["standard_error"]
@@ -94,3 +98,19 @@ def test_wrong_usage_is_refused(place):
         power.main(["--table", "tabel2", *place])
     with pytest.raises(UserError, match="did you mean 'dipro-long'"):
         power.main(["--table", "table2", *place, "--reference", "dipro"])
+
+
+def test_without_a_pair_of_runs_nothing_is_written(cohort, tmp_path):
+    results = tmp_path / "results"
+    selection = Selection(cohort, Store(results), "demo", SEEDS)
+    arguments = ["--table", "table2", "--cohort", str(cohort.path), "--results", str(results)]
+    next_command = r"python -m bench\.sweep --table table2"
+    with pytest.raises(UserError, match=next_command):
+        power.main(arguments)
+    # The reference alone, and another row with another seed, tell no two rows apart.
+    write_run(selection, request(DIPRO, Setting(Task.MORTALITY), SEEDS[0], "demo"))
+    other = next(row for row in MINI.rows if row != DIPRO)
+    write_run(selection, request(other, Setting(Task.MORTALITY), SEEDS[1], "demo"))
+    with pytest.raises(UserError, match=f"dipro-long and of another row .* {next_command}"):
+        power.main(arguments)
+    assert not (results / "tables").exists()

@@ -1,6 +1,6 @@
 """What a table's test set could have shown: the smallest differences that it would have detected.
 
-python -m bench.power --table table2
+python -m tables.power --table table2
 
 For each row: the difference to the reference that, if it were true, would have been significant
 (Holm-adjusted p below 0.05, at Holm's first and hardest step) in 80 % of test sets of this size, by
@@ -10,25 +10,24 @@ that are there, so it is conditional on the trained models, as the table's stars
 
 from __future__ import annotations
 
-import importlib
 import math
 import textwrap
 from collections.abc import Sequence
-from types import ModuleType
-from typing import Any
 
 import pandas as pd
 from scipy.stats import norm
 from tabulate import tabulate
 
 from bench import arguments, significance
-from bench.errors import Parser, run_command
+from bench.errors import Parser, UserError, run_command
+from tables import command
+from tables.build import FAMILY, Built, build
+from tables.differences import differences, labels, named_table
+from tables.footer import code_and_machine, provenance
+from tables.runs import seeds_in_words
 
 LEVEL = 0.05
 POWER = 0.8
-
-FAMILY = ["task", "drop_ehr", "metric"]
-"""What names a column of a table."""
 
 HEADINGS = {
     "n_comparisons": "rows",
@@ -100,12 +99,9 @@ def meaning(summary: pd.DataFrame, reference: str) -> str:
 
 def parser() -> Parser:
     """The command's arguments."""
-    p = Parser(prog="python -m bench.power", description=__doc__)
+    p = Parser(prog="python -m tables.power", description=__doc__)
     p.add_argument("--table", required=True, metavar="NAME", help="e.g. table2")
-    arguments.add_place(p)
-    arguments.add_seeds(p)
-    arguments.add_overrides(p)
-    arguments.add_tuned(p)
+    command.add_selection(p)
     p.add_argument("--reference", metavar="ROW", help="row that the others are tested against")
     p.add_argument(
         "--resamples", type=arguments.positive, metavar="B", help="bootstrap resamples (preset's)"
@@ -116,45 +112,55 @@ def parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command."""
     arg = parser().parse_args(argv)
-    command, definitions = _tables("command"), _tables("definitions")
-    table = definitions.named(arg.table)
     selection = command.selection(arg, arg.table)
-    of_cohort = selection.store.records_of(selection.cohort.content_hash)
-    with_rows = definitions.with_published(table, of_cohort)
-    built = _tables("build").build(with_rows, selection, arg.resamples, arg.reference)
-    detectable = with_detectable(_tables("differences").differences(built))
-    print(as_text(detectable, built))
-    csv = detectable.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
+    table = named_table(arg.table, selection)
+    built = build(table, selection, arg.resamples, arg.reference)
+    require_comparison(built)
+    found = with_detectable(differences(built))
+    print(as_text(found, built))
+    csv = found.to_csv(index=False, float_format="%.6f", lineterminator="\n").encode()
     files = {f"{arg.table}_power.csv": csv}
     for path in command.write_files(selection.store.tables, files):
         print(f"wrote {path}")
     return 0
 
 
-def _tables(module: str) -> ModuleType:
-    """A module of the tables, reached by name as methods are: tables import from bench."""
-    return importlib.import_module(f"tables.{module}")
+def require_comparison(built: Built) -> None:
+    """Raise `UserError` with the command to type if no row has a seed in common with the reference.
+
+    Then no difference has a standard error, and nothing can be said.
+    """
+    for runs in built.task_runs:
+        of_reference = {seed for row, seed in runs.scorers if row == built.reference}
+        if any(row != built.reference and seed in of_reference for row, seed in runs.scorers):
+            return
+    name = built.table.name
+    raise UserError(
+        f"power of {name} needs finished runs of {built.reference.name} and of another row with "
+        f"the same seed: make them with {built.selection.sweep_command(name)}"
+    )
 
 
-def as_text(table: pd.DataFrame, built: Any) -> str:
+def as_text(table: pd.DataFrame, built: Built) -> str:
     """The summary as printed, with what it means and what it was computed from."""
-    footer, selection = _tables("footer"), built.selection
-    summary = summarise(table)
+    selection, summary = built.selection, summarise(table)
+    done = [run for run in built.runs if run.is_done]
+    reference = labels(built.table)[built.reference.name]
     rows = summary[[*FAMILY, *HEADINGS]].to_numpy().tolist()
     headings = ["task", "EHR hidden", "metric", *HEADINGS.values()]
     simulated = " (SIMULATED DATA)" if selection.cohort.is_simulated else ""
     sizes = ", ".join(f"{r.task} {r.n_subjects} subjects" for r in built.task_runs if r.scorers)
     notes = [
-        meaning(summary, built.reference.name),
+        meaning(summary, reference),
         f"{POWER:.0%} power, two-sided, Holm-adjusted p < {LEVEL} at Holm's first step; normal "
-        f"approximation. Test set: {sizes}; seeds {', '.join(map(str, selection.seeds))}; "
+        f"approximation. Test set: {sizes}; {seeds_in_words(done)}; "
         f"B = {built.n_resamples}. Conditional on the trained models: what other seeds would "
         "change is not in it.",
         *_too_few_resamples(built),
-        *footer.provenance(selection.cohort, selection.preset),
-        footer.code_and_machine([run for run in built.runs if run.is_done]),
+        *provenance(selection.cohort, selection.preset),
+        code_and_machine(done),
     ]
-    title = f"{built.table.name}: smallest differences to {built.reference.name} that would have "
+    title = f"{built.table.name}: smallest differences to {reference} that would have "
     return "\n".join(
         [
             f"{title}been detected{simulated}",
@@ -166,7 +172,7 @@ def as_text(table: pd.DataFrame, built: Any) -> str:
     )
 
 
-def _too_few_resamples(built: Any) -> list[str]:
+def _too_few_resamples(built: Built) -> list[str]:
     """A warning where no p of so few resamples can be significant, whatever the difference."""
     floor = significance.smallest_adjusted_p(built.n_resamples, built.family_size)
     if floor < LEVEL:
