@@ -29,7 +29,16 @@ from bench.preparing.loose_films import prepare_loose_films
 from bench.preparing.mimic import Options, prepare_mimic
 from bench.preparing.official_directory import prepare_official
 from bench.preparing.provenance import SIMULATION, find_simulation, provenance
-from bench.preparing.rules import RULE_NAMES, RULES, STRICT, Rules, described, switched
+from bench.preparing.rules import (
+    OPTION_NAMES,
+    RULE_NAMES,
+    RULES,
+    STRICT,
+    Rules,
+    described,
+    described_options,
+    switched,
+)
 from bench.preparing.selection import RawFolders
 from bench.preparing.workplace import MEMORY_GB
 from bench.preparing.writing import check_out
@@ -151,7 +160,7 @@ def _prepare_raw(
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder: name the root of a raw data set")
     origin = provenance(**vars(raw), marked_simulated=simulated, marked_open=is_open)
-    rules = switched(arg.rules, dict(arg.rule))
+    rules = switched(arg.rules, dict(arg.rule), arg.option)
     print(f"{origin.title}, rules: {rules.title}, {arg.items} items")
     options = Options(rules, sizes, arg.seed, arg.jobs, arg.items, arg.memory)
     return prepare_mimic(raw, origin, arg.out, options)
@@ -207,7 +216,18 @@ def _add_rules(p: Parser) -> None:
         metavar="NAME=SET",
         help="switch one rule of those below to strict or official; may be repeated",
     )
-    p.epilog = f"rules that --rule can switch:\n{described()}"
+    p.add_argument(
+        "--option",
+        type=_option,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="switch one of the options below on; may be repeated",
+    )
+    p.epilog = (
+        f"rules that --rule can switch:\n{described()}\n\n"
+        f"options that --option switches on:\n{described_options()}"
+    )
     p.add_argument(
         "--items",
         type=choice(ItemMap),
@@ -251,6 +271,12 @@ def _rule(text: str) -> tuple[str, str]:
     if not equals:
         raise argparse.ArgumentTypeError(f"'{text}' is not NAME=SET, e.g. {rule}=official")
     return rule, _rules(name).name
+
+
+def _option(name: str) -> str:
+    if name not in OPTION_NAMES:
+        raise argparse.ArgumentTypeError(f"no option '{name}', {nearest(name, OPTION_NAMES)}")
+    return name
 
 
 def _gigabytes(text: str) -> float:

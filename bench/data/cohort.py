@@ -350,7 +350,7 @@ def write_cohort(
         norm = json.dumps(normalisation.to_json())
         digest.update(norm.encode())
         (partial / NORMALISATION).write_text(norm)
-        (partial / IDENTIFIERS).write_text(json.dumps(identifiers))
+        _write_private(partial / IDENTIFIERS, json.dumps(identifiers))
         counts = {name: len(tables[name]) for name in TABLE_COLUMNS}
         full = {
             "format_version": FORMAT_VERSION,
@@ -371,6 +371,12 @@ def write_cohort(
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
     return Cohort.open(path)
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a new file that only its owner may read."""
+    with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+        file.write(text)
 
 
 def _save(path: Path, array: np.ndarray) -> None:

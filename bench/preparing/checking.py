@@ -38,6 +38,10 @@ MAX_LEANING_SE: Final = 0.2
 MAX_OFF_SD: Final = 0.5
 """How far a mean may lie from the mean over training's hours, in sd, and an sd in log units."""
 
+MIN_HOURS: Final = 30
+"""Observed hours of training subjects from which on a variable's statistics are compared: events
+before the window, in which some are charted only, are not kept."""
+
 N_NAMED: Final = 6
 """How many faults a detail names."""
 
@@ -47,11 +51,22 @@ class Check:
     """What must hold and whether it does; `holds` is None where the cohort cannot tell.
 
     `detail` says what was looked at or what is wrong; it names rows of tables, never identifiers.
+    `decides` is False where a fault is worth a warning but nothing to be refused for.
     """
 
     name: str
     holds: bool | None
     detail: str
+    decides: bool = True
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two: holds, fails, warns or cannot tell."""
+        if self.holds is None:
+            return "cannot tell"
+        if self.holds:
+            return "holds"
+        return "fails" if self.decides else "warns"
 
 
 def check_cohort(cohort: Cohort) -> list[Check]:
@@ -144,17 +159,30 @@ def _ehr_statistics(cohort: Cohort) -> Check:
     name = "EHR statistics are those of training subjects"
     if beyond := _fitted_beyond(cohort):
         return Check(name, False, beyond)
-    stored, (training, everyone) = cohort.normalisation, _refitted(cohort, hourly_events(cohort))
+    hours = hourly_events(cohort)
+    stored, (training, everyone) = cohort.normalisation, _refitted(cohort, hours)
+    compared = _training_hours(cohort, hours) >= MIN_HOURS
+    left_out = ""
+    if not compared.all():
+        seldom = _some([EHR_VARIABLES[v] for v in np.flatnonzero(~compared)])
+        left_out = f"; left out, under {MIN_HOURS} training hours: {seldom}"
     off = _offsets(stored, training)
-    wrong = np.flatnonzero((np.abs(off) > MAX_OFF_SD).any(axis=0))
+    wrong = np.flatnonzero((np.abs(off) > MAX_OFF_SD).any(axis=0) & compared)
     if len(wrong):
         named = _some([EHR_VARIABLES[v] for v in wrong])
-        return Check(name, False, f"far from those of training's hours: {named}")
-    leaning, se = _leaning(off.ravel(), _offsets(everyone, training).ravel())
+        return Check(name, False, f"far from those of training's hours: {named}{left_out}")
+    towards = _offsets(everyone, training)
+    leaning, se = _leaning(off[:, compared].ravel(), towards[:, compared].ravel())
     found = f"leaning {leaning:.3f} ± {se:.3f} (training 0, everyone 1)"
     if not se <= MAX_LEANING_SE:
-        return Check(name, None, f"{found}: too unsure to tell")
-    return Check(name, bool(abs(leaning) <= max(MAX_LEANING, 2 * se)), found)
+        return Check(name, None, f"{found}: too unsure to tell{left_out}")
+    return Check(name, bool(abs(leaning) <= max(MAX_LEANING, 2 * se)), f"{found}{left_out}")
+
+
+def _training_hours(cohort: Cohort, hours: Events) -> np.ndarray:
+    """How many observed hours of training subjects each variable has, int64 [38]."""
+    training = cohort.split_of_stays() == Split.TRAIN
+    return np.bincount(hours.variable[training[hours.stay]], minlength=len(EHR_VARIABLES))
 
 
 def _fitted_beyond(cohort: Cohort) -> str:
@@ -194,12 +222,13 @@ def _leaning(stored: np.ndarray, everyone: np.ndarray) -> tuple[float, float]:
 
 
 def _classes(cohort: Cohort) -> Check:
+    """A small cohort lacks some class or other, and still may be trained on."""
     name = "every class in every split"
     if cohort.manifest.get("labels") == "none":
         return Check(name, None, "the cohort has no labels")
     missing = list(_missing_classes(cohort))
     detail = f"missing: {_some(missing)}" if missing else "of all three tasks"
-    return Check(name, not missing, detail)
+    return Check(name, not missing, detail, decides=False)
 
 
 def _missing_classes(cohort: Cohort) -> Iterator[str]:

@@ -10,7 +10,6 @@ import argparse
 import os
 from collections.abc import Iterable, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -36,12 +35,11 @@ from bench.preparing.report_pictures import (
     draw_distribution,
     draw_film,
     draw_timeline,
+    limits_of,
 )
 
 N_FILMS: Final = 6
 """Films on the sheet, each of another stay."""
-
-VERDICTS: Final = {True: "holds", False: "fails", None: "cannot tell"}
 
 
 def add_arguments(p: Parser) -> None:
@@ -57,13 +55,16 @@ def add_arguments(p: Parser) -> None:
 
 
 def run_check(arg: argparse.Namespace) -> int:
-    """Check a cohort, write its report and print a summary; 1 if a check fails, else 0."""
+    """Check a cohort, write its report and print a summary; 1 if a check fails, else 0.
+
+    A check that only warns fails nothing.
+    """
     cohort = Cohort.open(arg.cohort)
     checks = check_cohort(cohort)
     write_report(cohort, arg.out, checks, arg.release, arg.show_patients)
     print(summary(cohort, checks, arg.release))
     print(f"report: {arg.out}")
-    return int(any(check.holds is False for check in checks))
+    return int(any(check.holds is False and check.decides for check in checks))
 
 
 def summary(cohort: Cohort, checks: Sequence[Check], release: bool = False) -> str:
@@ -71,7 +72,7 @@ def summary(cohort: Cohort, checks: Sequence[Check], release: bool = False) -> s
     lines = [f"{cohort.title} ({', '.join(labels(cohort))}), {cohort.content_hash}"]
     for check in checks:
         detail = "" if release else f" ({check.detail})"
-        lines.append(f"  {VERDICTS[check.holds]:<11}  {check.name}{detail}")
+        lines.append(f"  {check.verdict:<11}  {check.name}{detail}")
     return "\n".join(lines)
 
 
@@ -114,7 +115,9 @@ def _page(cohort: Cohort, checks: Sequence[Check], release: bool, show_patients:
         _head(cohort, title, release, show_patients),
         _checks(checks, release),
         origin(cohort, min_patients),
+        _mended(cohort, min_patients),
         label_tables(cohort, min_patients),
+        _demographics(cohort, min_patients),
         _films(cohort, min_patients),
         _ehr(cohort, min_patients),
         _patients(cohort, show_patients),
@@ -151,11 +154,10 @@ def _head(cohort: Cohort, title: str, release: bool, show_patients: bool) -> str
 def _checks(checks: Sequence[Check], release: bool) -> str:
     items = []
     for check in checks:
-        verdict = VERDICTS[check.holds]
-        kind = verdict if check.holds is not None else "soft"
+        kind = check.verdict if check.verdict in ("holds", "fails") else "soft"
         detail = "" if release else f"<br><small>{escape(check.detail)}</small>"
         items.append(
-            f'<li><span class="{kind}">{verdict}</span>: {escape(check.name)}{detail}</li>'
+            f'<li><span class="{kind}">{check.verdict}</span>: {escape(check.name)}{detail}</li>'
         )
     return page.section("Checks", f'<ul class="checks">{"".join(items)}</ul>')
 
@@ -187,6 +189,21 @@ def origin(cohort: Cohort, min_patients: int) -> str:
         "<h3>Left after each rule</h3>",
         steps,
         name="origin",
+    )
+
+
+def _mended(cohort: Cohort, min_patients: int) -> str:
+    """What is not as it was in the raw files, or not as the rules of that name ask for."""
+    counts = describing.mended(cohort, min_patients)
+    lacking = {
+        "Not done": cohort.manifest.get("not_reproduced", []),
+        "Not known": cohort.manifest.get("not_known", []),
+    }
+    lines = [f"<li>{kind}: {escape(what)}</li>" for kind, of in lacking.items() for what in of]
+    return page.section(
+        "Mended and left out",
+        page.table("what", counts) if len(counts) else "<p>Nothing that was counted.</p>",
+        f'<ul class="notes">{"".join(lines)}</ul>' if lines else "",
     )
 
 
@@ -231,6 +248,12 @@ def _progression(cohort: Cohort, min_patients: int) -> str:
     return page.table("disease, split", wide)
 
 
+def _demographics(cohort: Cohort, min_patients: int) -> str:
+    shares = describing.unknown_demographics(cohort, min_patients)
+    table = (100 * shares).round(1).set_axis(["stays (%)"], axis=1)
+    return page.section("Demographics", page.titled("Not known", page.table("", table)))
+
+
 def _films(cohort: Cohort, min_patients: int) -> str:
     subject = cohort.stays["subject"].to_numpy()
     n_films = cohort.films["stay"].value_counts().reindex(cohort.stays.index, fill_value=0)
@@ -258,7 +281,7 @@ def _ehr(cohort: Cohort, min_patients: int) -> str:
             "stays never observed (%)": (100 * sampling["never_observed"]).round(1),
             "observed hours per stay and day": sampling["per_day"].round(2),
         }
-    )
+    ).set_axis(describing.variable_titles(cohort))
     shown = sampling["per_day"].notna().to_numpy()
     by = cohort.manifest.get("normalised_by")
     told = "Red: clipping limits (an arrow where out of view)."
@@ -279,29 +302,25 @@ def _distributions(cohort: Cohort, shown: np.ndarray, min_patients: int) -> list
     row, stay = describing.stay_rows(cohort)
     values, observed = cohort.arrays["ehr_values"][row], cohort.arrays["ehr_observed"][row] & shown
     subject = cohort.stays["subject"].to_numpy()[stay]
-    limits = {} if "normalised_by" in cohort.manifest else _limits()
+    limits = {} if "normalised_by" in cohort.manifest else limits_of(cohort)
     pictures = []
-    for variable, name in enumerate(EHR_VARIABLES):
+    for variable, title in enumerate(describing.variable_titles(cohort)):
         known = observed[:, variable]
         own = values[known, variable]
-        limit, unit = limits.get(name, (None, ""))
+        limit = limits.get(EHR_VARIABLES[variable])
+        told = limit.in_words if limit else ""
+        # Every value of a score may be its lowest or highest and not be clipped.
+        limit = None if limit and limit.of_score else limit
         drawn = draw_distribution(own, subject[known], limit, min_patients)
-        clip = _clipping(own, limit, unit, min_patients) if limit else ""
-        pictures.append(page.picture(drawn, name, clip))
+        told += _at_limit(own, limit) if limit and not min_patients else ""
+        pictures.append(page.picture(drawn, title, told))
     return pictures
 
 
-def _clipping(values: np.ndarray, limit: Limits, unit: str, min_patients: int) -> str:
+def _at_limit(values: np.ndarray, limit: Limits) -> str:
+    """The share of values that were clipped, or charted as what others are clipped to."""
     at_limit = np.isin(values, np.array([limit.low, limit.high], np.float32))
-    share = f"; {at_limit.mean():.1%} at a limit" if at_limit.any() and not min_patients else ""
-    return f"clipped to {limit.low:g} to {limit.high:g} {unit}{share}"
-
-
-def _limits() -> dict[str, tuple[Limits, str]]:
-    """Clipping limits and unit of each variable in physical units."""
-    table = pd.read_csv(str(files("bench.data") / "ehr_ranges.csv"))
-    columns = (table[c] for c in ("variable", "outlier_low", "outlier_high", "unit"))
-    return {name: (Limits(low, high), unit) for name, low, high, unit in zip(*columns, strict=True)}
+    return f"; {at_limit.mean():.1%} at a limit" if at_limit.any() else ""
 
 
 def _patients(cohort: Cohort, show_patients: bool) -> str:

@@ -15,6 +15,8 @@ import pandas as pd
 
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import (
+    DEMOGRAPHIC_GROUPS,
+    DEMOGRAPHICS,
     DISEASES,
     EHR_VARIABLES,
     ICU_HORIZON_HOURS,
@@ -23,6 +25,7 @@ from bench.data.vocabulary import (
     Progression,
     Split,
 )
+from bench.preparing.items import PROTHROMBIN_TIME, ItemMap
 
 MIN_PATIENTS: Final = 10
 """Cells of fewer patients are hidden in a report that is passed on; empty ones are not."""
@@ -35,6 +38,7 @@ LENGTHS_OF_STAY: Final = [
     *(f"{low:g} to {high:g} d" for low, high in itertools.pairwise(LENGTH_OF_STAY_EDGES_DAYS)),
     f"{LENGTH_OF_STAY_EDGES_DAYS[-1]:g} d or more",
 ]
+RACE_UNKNOWN: Final = "race_group_UNKNOWN/UNABLE TO OBTAIN/PATIENT DECLINED TO ANSWER"
 PAPER_SPLITS: Final = {"train": Split.TRAIN, "val": Split.VALIDATION, "test": Split.TEST}
 
 
@@ -126,6 +130,46 @@ def films_per_stay(cohort: Cohort, min_patients: int = 0) -> pd.DataFrame:
     split, subject = cohort.split_of_stays()[icu.index], icu["subject"].to_numpy()
     most = max(5, int(n_films.max(initial=0)))
     return tally(split, n_films, subject, SPLITS, list(range(2, most + 1)), min_patients)
+
+
+def mended(cohort: Cohort, min_patients: int = 0) -> pd.DataFrame:
+    """What preparing mended or left out: column count; empty if nothing was or nobody knows.
+
+    With `min_patients` smaller counts are hidden: so few rows are of so few patients.
+    """
+    counts = pd.Series(cohort.manifest.get("oddities", {}), dtype=float)
+    counts = counts[counts > 0]
+    return counts.mask(counts < min_patients).to_frame("count")
+
+
+def unknown_demographics(cohort: Cohort, min_patients: int = 0) -> pd.DataFrame:
+    """Share of stays whose age, height, race, ... is not known: column unknown.
+
+    'race charted as unknown' is a category of its own. NaN where few patients, but some, tell.
+    """
+    values = pd.DataFrame(cohort.arrays["demographics"], columns=list(DEMOGRAPHICS))
+    continuous = [n for n in DEMOGRAPHICS if not n.startswith(DEMOGRAPHIC_GROUPS)]
+    lacks = {name: values[name].isna() for name in continuous}
+    for prefix in DEMOGRAPHIC_GROUPS:
+        own = [name for name in DEMOGRAPHICS if name.startswith(prefix)]
+        named = prefix.removesuffix("_").removesuffix("_group").replace("_", " ")
+        lacks[named] = values[own].isna().all(axis=1)
+    lacks["race charted as unknown"] = values[RACE_UNKNOWN].eq(1)
+    subject = cohort.stays["subject"].to_numpy()
+    shares = {}
+    for name, lacking in lacks.items():
+        patients = [len(np.unique(subject[part])) for part in (lacking, ~lacking)]
+        few = any(0 < n < min_patients for n in patients)
+        shares[name] = np.nan if few or not len(lacking) else lacking.mean()
+    return pd.Series(shares).to_frame("unknown")
+
+
+def variable_titles(cohort: Cohort) -> list[str]:
+    """Names of the 38 variables; prothrombin time says so where its item is INR."""
+    is_inr = cohort.manifest.get("ehr_items") == ItemMap.OFFICIAL
+    return [
+        f"{name} (INR)" if is_inr and name == PROTHROMBIN_TIME else name for name in EHR_VARIABLES
+    ]
 
 
 def gaps(cohort: Cohort) -> np.ndarray:

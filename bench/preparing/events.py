@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +21,7 @@ from bench.preparing.tables import (
     CHART_EVENTS,
     LAB_EVENTS,
     OUTPUT_EVENTS,
+    TIME,
     Table,
     find_table,
     number_list,
@@ -67,6 +68,9 @@ TABLES: Final = {
     "labevents": LAB_EVENTS,
 }
 """Those of which an item is asked for are read."""
+
+STORE_TIME: Final = {"storetime": TIME}
+"""Column that is read only where it decides when an event counts."""
 
 
 @dataclass(frozen=True)
@@ -174,8 +178,8 @@ def read_raw_events(
 ) -> pd.DataFrame:
     """Stream the event tables and keep the given items of the given stays.
 
-    An event without subject or time belongs to no stay; it is counted in `oddities`. Each table is
-    a stage of the workplace.
+    An event without item, subject or time, or with a fraction for an id, belongs to no stay; it is
+    counted in `oddities`. Each table is a stage of the workplace.
 
     Args:
         mimic_iv: root of MIMIC-IV
@@ -197,13 +201,15 @@ def read_raw_events(
             mimic_iv,
             spans,
             items,
+            rules,
             place,
             lambda path, table, own_items: _events_sql(path, table, own_items, rules),
         )
-    lost = raw["stay"].isna()
+    wrong, lost = raw["itemid"].isna(), raw["stay"].isna()
     if oddities is not None:
-        oddities["charted values left out: no subject or no time"] += int(lost.sum())
-    return raw[~lost].astype({"stay": np.int64, "seconds": np.int64})
+        oddities["charted values left out: no subject or no time"] += int((lost & ~wrong).sum())
+        oddities["charted values left out: no item, or a fraction for an id"] += int(wrong.sum())
+    return raw[~lost].astype({"stay": np.int64, "itemid": np.int64, "seconds": np.int64})
 
 
 def count_raw_events(
@@ -241,7 +247,7 @@ def count_raw_events(
             GROUP BY ALL
         """
 
-    return _read_tables(mimic_iv, _spans(stays, start, whole), items, work, counted_sql)
+    return _read_tables(mimic_iv, _spans(stays, start, whole), items, rules, work, counted_sql)
 
 
 def _spans(stays: pd.DataFrame, seconds_before: int, until_seconds: np.ndarray) -> pd.DataFrame:
@@ -263,6 +269,7 @@ def _read_tables(
     mimic_iv: Path,
     spans: pd.DataFrame,
     items: list[int],
+    rules: Rules,
     work: Workplace,
     sql_of: Callable[[Path, Table, list[int]], str],
 ) -> pd.DataFrame:
@@ -271,6 +278,8 @@ def _read_tables(
     for name, table in TABLES.items():
         own_items = [item for item in items if table_of_item()[item] == name]
         if own_items:
+            if rules.as_known:
+                table = replace(table, optional={**table.optional, **STORE_TIME})
             path = find_table(mimic_iv, table)
             parts.append(
                 _kept_events(name, path, table, sql_of(path, table, own_items), spans, work)
@@ -297,17 +306,31 @@ def _events_sql(path: Path, table: Table, items: list[int], rules: Rules) -> str
     text = "NULL::VARCHAR"
     if rules.sorted_as_text:
         text = "e.value::VARCHAR"
-    elif table is CHART_EVENTS:
+    elif table.name == CHART_EVENTS.name:
         text = f"CASE WHEN e.itemid IN ({number_list(_text_items())}) THEN e.value END"
+    times, known = ["charttime"], "e.charttime"
+    if rules.as_known:
+        # Some are stored before the time that they are charted for.
+        times, known = ["charttime", "storetime"], "greatest(e.charttime, e.storetime)"
+        belongs = f"{belongs} AND {known} <= s.last"
+    ids = ["subject_id", *(["stay_id"] if "e.stay_id" in belongs else [])]
+    whole = " AND ".join(["itemid % 1 = 0", *(f"coalesce({name} % 1 = 0, true)" for name in ids)])
+    replaced = ", ".join(
+        [
+            *(f"{time_sql(column)} AS {column}" for column in times),
+            *(f"CASE WHEN {whole} THEN {name}::BIGINT END AS {name}" for name in ("itemid", *ids)),
+        ]
+    )
     # Times are the dearest to read: they are made of text for rows of the stays' subjects only.
-    # A left join shows rows without subject or time, too; all other strangers are dropped.
+    # A left join shows rows without item, subject or time, too; all other strangers are dropped.
     return f"""
         SELECT s.stay, e.itemid, {text} AS value, {_number_sql(table)} AS number,
-               CAST(epoch(e.charttime) - epoch(s.intime) AS BIGINT) AS seconds
-        FROM (SELECT * REPLACE ({time_sql("charttime")} AS charttime)
-              FROM {source(path, table, as_text=["charttime"])}
-              WHERE itemid IN ({number_list(items)})
-                AND (subject_id IS NULL OR subject_id IN (SELECT subject_id FROM spans))) e
+               CAST(epoch({known}) - epoch(s.intime) AS BIGINT) AS seconds
+        FROM (SELECT * REPLACE ({replaced})
+              FROM {source(path, table, exact=True, as_text=times)}
+              WHERE (itemid IN ({number_list(items)}) OR itemid IS NULL OR itemid <> itemid::BIGINT)
+                AND (subject_id IN (SELECT subject_id FROM spans)
+                     OR subject_id IS NULL OR subject_id <> subject_id::BIGINT)) e
              LEFT JOIN spans s
              ON e.subject_id = s.subject_id AND e.charttime BETWEEN s.first AND s.last
         WHERE e.subject_id IS NULL OR e.charttime IS NULL OR {belongs}

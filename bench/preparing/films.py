@@ -13,14 +13,29 @@ import pandas as pd
 from bench.errors import UserError
 from bench.preparing.attrition import Attrition
 from bench.preparing.rules import MAX_FILMS, MAX_GAP_HOURS, MIN_FILMS, MIN_GAP_HOURS, Rules
-from bench.preparing.scene_graphs import SceneGraphs
-from bench.preparing.tables import FILM_METADATA, find_table, read_table, row_of
+from bench.preparing.scene_graphs import MAX_PIXEL, SceneGraphs
+from bench.preparing.tables import FILM_METADATA, find_table, read_table, refuse_first, row_of
 
 
 def read_films(mimic_cxr: Path, oddities: Counter[str] | None = None) -> pd.DataFrame:
-    """Read the metadata of all films; `row` is the row in the file."""
+    """Read the metadata of all films; `row` is the row in the file.
+
+    Raises:
+        UserError: the table is missing or wrong, or a film has a size that no image has.
+    """
     films = read_table(mimic_cxr, FILM_METADATA, oddities)
+    for side in ("Rows", "Columns"):
+        possible = films[side].between(1, MAX_PIXEL) & (films[side] % 1 == 0)
+        wrong = films[side].notna() & ~possible
+        expected = f"a whole number from 1 to {MAX_PIXEL}"
+        refuse_first(find_table(mimic_cxr, FILM_METADATA), films, side, wrong, expected)
     return films.assign(row=row_of(0) + films.index)
+
+
+def subject_of_films(mimic_cxr: Path) -> dict[str, int]:
+    """Subject of every film by its dicom_id."""
+    films = read_films(mimic_cxr)
+    return dict(zip(films["dicom_id"], films["subject_id"], strict=True))
 
 
 def film_path(mimic_cxr: Path, film: Any) -> Path:

@@ -27,6 +27,12 @@ from bench.preparing.workplace import key_of_inputs, mark_of
 
 BLACK = 0
 GREY = "L"
+DEEP = "I"
+"""How Pillow's names of modes with more than 8 bits begin."""
+FORMATS = ("JPEG", "PNG")
+"""Other formats are not even tried: for some, a file's content would be run by another program."""
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a pixel of films that are stored in 16."""
 
 LARGE_FILM = 1024
 """Longer side in pixels above which films are shrunk in two steps."""
@@ -98,7 +104,7 @@ def inspect_films(films: Sequence[FilmFile], oddities: Counter[str]) -> None:
 
 def _inspect_film(film: FilmFile, oddities: Counter[str]) -> None:
     with _opened(film.path) as image:
-        size, mode = image.size, image.mode
+        size, mode = image.size, _mode(image)
     if film.size is not None and film.size != size:
         raise UserError(
             f"{film.path} is {size[0]} x {size[1]} pixels, its metadata says "
@@ -252,16 +258,29 @@ def open_film(path: Path) -> Image.Image:
 
 def _grey(image: Image.Image) -> Image.Image:
     image.load()
-    if image.mode.startswith("I"):
-        # 16-bit grey: the eight high bits.
-        return Image.fromarray(np.clip(np.asarray(image) >> 8, 0, 255).astype(np.uint8))
+    if image.mode.startswith(DEEP):
+        # The eight high bits of those in use.
+        return Image.fromarray((np.asarray(image) >> (_depth(image) - 8)).astype(np.uint8))
     return image if image.mode == GREY else image.convert(GREY)
+
+
+def _mode(image: Image.Image) -> str:
+    """Mode of an image, with the bits in use where not all of those stored are."""
+    if image.mode.startswith(DEEP) and (depth := _depth(image)) < DEPTHS[-1]:
+        return f"{image.mode}, {depth} bits in use"
+    return image.mode
+
+
+def _depth(image: Image.Image) -> int:
+    """Bits in use of 16: scanners have fewer, and the eight high ones would be nearly black."""
+    brightest = int(np.asarray(image).max())
+    return next(depth for depth in DEPTHS if brightest < 2**depth)
 
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             yield image
     except UnidentifiedImageError:
         raise UserError(f"{path} is not an image: expected a JPEG or PNG file")

@@ -15,7 +15,7 @@ from bench.data.vocabulary import DISEASES, NOT_MENTIONED, Split
 from bench.errors import UserError
 from bench.preparing.attrition import Attrition, Step
 from bench.preparing.ehr import prepare_ehr
-from bench.preparing.films import film_path
+from bench.preparing.films import film_path, subject_of_films
 from bench.preparing.findings import read_findings
 from bench.preparing.images import FilmFile, Sizes, inspect_films
 from bench.preparing.items import ItemMap
@@ -57,8 +57,9 @@ def prepare_mimic(
     """
     rules, attrition = options.rules, Attrition()
     gold = read_gold(raw.imagenome, attrition.oddities)
-    graphs = SceneGraphs(raw.imagenome)
+    graphs = SceneGraphs(raw.imagenome, subject_of_films(raw.mimic_cxr))
     selection, boxes = select(raw, graphs, gold, rules, attrition)
+    selection.labels.count_dropped(attrition.oddities)
     found = releases(raw, graphs, attrition.steps[0].n_stays or 0)
     subjects = np.unique(selection.stays["subject_id"])
     if rules.published_draw:
@@ -150,4 +151,4 @@ def _remarks(cohort: Cohort, attrition: Attrition, rules: Rules) -> list[str]:
         for what, splits in counts.items()
     ]
     lines += [f"{what}: {count}" for what, count in sorted(attrition.oddities.items()) if count]
-    return lines + [f"not as published: {what}" for what in NOT_REPRODUCED[rules.name]]
+    return lines + [f"not done: {what}" for what in NOT_REPRODUCED[rules.name]]

@@ -37,21 +37,25 @@ def _boxes(row: Mapping[Hashable, Any], oddities: Counter[str]) -> dict[str, Box
     """Boxes of a film; one that is all 0 is none, and another without area is left out."""
     boxes: dict[str, Box] = {}
     for region in BOX_REGIONS:
-        box = parsed(place(row), region, row[region])
-        is_box = isinstance(box, list | tuple) and [type(side) for side in box] == [int] * 4
+        sides = parsed(place(row), region, row[region])
+        is_box = (
+            isinstance(sides, list | tuple)
+            and len(sides) == 4
+            and all(type(side) in (int, float) and side % 1 == 0 for side in sides)
+        )
         if not is_box:
             raise UserError(
                 f"{place(row)}, column {region}: {row[region]!r} is not [x1, y1, x2, y2] in "
                 "whole pixels"
             )
-        x1, y1, x2, y2 = box
+        x1, y1, x2, y2 = box = tuple(int(side) for side in sides)
         if max(x2 - x1, y2 - y1) > MAX_SIDE:
             raise UserError(
                 f"{place(row)}, column {region}: {row[region]} has a side above {MAX_SIDE} pixels"
             )
         if x1 < x2 and y1 < y2:
             boxes[region] = (x1, y1, x2, y2)
-        elif tuple(box) != NO_BOX:
+        elif box != NO_BOX:
             oddities["region boxes left out: reversed or without area"] += 1
     return boxes
 

@@ -7,6 +7,7 @@ different things of a stay, it becomes two rows, one of each task: every sample 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from bench.errors import UserError
 from bench.preparing.events import HOUR
 from bench.preparing.official_rows import Pair
 from bench.preparing.official_tables import refuse, refuse_two
-from bench.preparing.progression import FilmPair, PairLabels
+from bench.preparing.progression import FilmPair, no_labels
 from bench.preparing.selection import Selection
 from bench.preparing.stays import length_of_stay_class
 
@@ -159,7 +160,8 @@ def _of_films(
             "current": films["dicom_id"].to_numpy()[film_2],
         }
     )
-    labels = PairLabels(
+    labels = replace(
+        no_labels(len(order)),
         diseases=np.stack([pairs[key].diseases for key in order]),
         regions=np.stack([pairs[key].regions for key in order]),
         from_gold=np.array([key[1] in gold for key in order]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import Counter
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
@@ -132,10 +133,14 @@ def refuse_absent(rows: pd.DataFrame, column: str, known: pd.Series, path: Path)
         )
 
 
+NUMPY_NUMBER: Final = re.compile(r"\bnp\.(?:float|int)\d+\(([^()]*)\)")
+"""A number as numpy from version 2 on prints it in a list."""
+
+
 def parsed(where: str, column: str, text: str) -> Any:
     """A Python literal; nothing in it is run."""
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(NUMPY_NUMBER.sub(r"\1", text))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise UserError(
             f"{where}, column {column}: {text[:60]!r} is not a plain Python value; "

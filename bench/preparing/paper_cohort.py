@@ -133,4 +133,4 @@ def _reasons(number: int, cells: pd.DataFrame, parts_at: list[str], rules: Rules
     other = [rule for rule in LABEL_RULES.get(number, ()) if not getattr(rules, rule)]
     reasons = [f"deviates {where}" for where in parts_at]
     reasons += [f"deviates by the strict rule {rule}" for rule in other]
-    return reasons or ["deviates, and by no rule: see what is not as published"]
+    return reasons or ["deviates, and by no rule: see what is not done"]

@@ -23,7 +23,7 @@ from bench.data.vocabulary import (
 )
 from bench.errors import UserError, nearest
 from bench.preparing.rules import Rules
-from bench.preparing.scene_graphs import VERDICTS, Relation, image_of
+from bench.preparing.scene_graphs import VERDICTS, Relation, affirmed, image_of
 from bench.preparing.tables import GOLD_COMPARISONS, find_table, read_table, row_of
 
 EDEMA = "pulmonary edema"
@@ -58,11 +58,22 @@ class PairLabels:
     diseases: int8 [N, 7]
     regions: int8 [N, 10, 7]
     from_gold: bool [N]; a human annotation decided at least one disease
+    n_negated: int64 [N]; findings of its reports that do not count, for they are negated
+    n_disagreeing: int64 [N]; diseases without a label of its reports, for regions disagree
     """
 
     diseases: np.ndarray
     regions: np.ndarray
     from_gold: np.ndarray
+    n_negated: np.ndarray
+    n_disagreeing: np.ndarray
+
+    def count_dropped(self, oddities: Counter[str]) -> None:
+        """Count what of the reports gave no label."""
+        oddities["findings left out: negated"] += int(self.n_negated.sum())
+        oddities["diseases of a pair left out: its regions disagree"] += int(
+            self.n_disagreeing.sum()
+        )
 
 
 def read_gold(imagenome: Path, oddities: Counter[str]) -> Gold:
@@ -82,16 +93,30 @@ def read_gold(imagenome: Path, oddities: Counter[str]) -> Gold:
                 f"{path}, row {row_of(position)}, column comparison: unknown comparison "
                 f"{row['comparison']!r}, {nearest(row['comparison'], VERDICTS)}"
             )
+        disease, verdict = DISEASE_IN_GRAPH.get(row["label_name"]), VERDICTS.get(row["comparison"])
+        # Rows that label nothing may say anything.
+        labels = disease is not None and verdict is not None
         rows.append(
             GoldRow(
                 pair=(image_of(row["previous_image_id"]), image_of(row["current_image_id"])),
                 region=row["bbox"],
-                disease=DISEASE_IN_GRAPH.get(row["label_name"]),
-                affirmed="|no|" not in row["attribute"],
-                verdict=VERDICTS.get(row["comparison"]),
+                disease=disease,
+                affirmed=labels and _gold_affirmed(path, position, row["attribute"], oddities),
+                verdict=verdict,
             )
         )
     return Gold(frozenset(table["patient_id"]), tuple(rows))
+
+
+def _gold_affirmed(path: Path, position: int, attribute: str, oddities: Counter[str]) -> bool:
+    try:
+        _, polarity, _ = attribute.split("|")
+        return affirmed(polarity, oddities)
+    except ValueError:
+        raise UserError(
+            f"{path}, row {row_of(position)}, column attribute: {attribute!r} is not "
+            "category|yes or no|name"
+        )
 
 
 def relations_by_pair(
@@ -126,6 +151,8 @@ def no_labels(n_pairs: int) -> PairLabels:
         diseases=np.full((n_pairs, len(DISEASES)), NOT_MENTIONED, np.int8),
         regions=np.full((n_pairs, len(REGIONS), len(DISEASES)), NOT_MENTIONED, np.int8),
         from_gold=np.zeros(n_pairs, bool),
+        n_negated=np.zeros(n_pairs, np.int64),
+        n_disagreeing=np.zeros(n_pairs, np.int64),
     )
 
 
@@ -138,10 +165,12 @@ def label_pairs(
     for row in gold.rows:
         gold_of[row.pair].append(row)
     for i, pair in enumerate(pairs):
-        _silver(relations.get(pair, []), labels.diseases[i], labels.regions[i], rules)
+        labels.n_negated[i], labels.n_disagreeing[i] = _silver(
+            relations.get(pair, []), labels.diseases[i], labels.regions[i], rules
+        )
         if pair in gold_of:
             override = _gold_first_row if rules.gold_row_for_all_diseases else _gold_by_disease
-            labels.from_gold[i] = override(gold_of[pair], labels.diseases[i])
+            labels.from_gold[i] = override(gold_of[pair], labels.diseases[i], rules)
             _gold_regions(gold_of[pair], labels.regions[i], rules)
     if rules.no_region_edema:
         labels.regions[:, :, DISEASES.index(EDEMA)] = NOT_MENTIONED
@@ -157,43 +186,57 @@ class _Verdicts:
     def add(self, key: tuple[int, ...], verdict: Progression) -> None:
         self._by_key[key].append(verdict)
 
-    def write(self, labels: np.ndarray, last_wins: bool = False) -> bool:
-        """Write the labels into an array that the keys index; return whether there was one."""
-        written = False
+    def write(self, labels: np.ndarray, last_wins: bool = False) -> tuple[int, int]:
+        """Write the labels into an array that the keys index; return how many there are and not."""
+        n_written = 0
         for key, verdicts in self._by_key.items():
             if last_wins or len(set(verdicts)) == 1:
                 labels[key] = verdicts[-1]
-                written = True
-        return written
+                n_written += 1
+        return n_written, len(self._by_key) - n_written
+
+
+def _counts(is_affirmed: bool, verdict: Progression | None, rules: Rules) -> bool:
+    """Whether a finding beside a comparison labels anything."""
+    is_resolved = verdict == Progression.IMPROVED and rules.resolved
+    return is_affirmed or is_resolved or rules.negated_findings
 
 
 def _silver(
     relations: list[Relation], diseases: np.ndarray, regions: np.ndarray, rules: Rules
-) -> None:
-    """Labels of one pair from its reports: diseases over all regions, and each of our regions."""
-    by_disease, by_region = _Verdicts(), _Verdicts()
+) -> tuple[int, int]:
+    """Labels of one pair from its reports: diseases over all regions, and each of our regions.
+
+    Returns how many findings were left out as negated, and diseases for their regions disagree.
+    """
+    by_disease, by_region, n_negated = _Verdicts(), _Verdicts(), 0
     for relation in relations:
-        for name, affirmed in relation.findings:
-            if affirmed or rules.negated_findings:
-                disease = DISEASES.index(name)
-                by_disease.add((disease,), relation.verdicts[0])
-                if relation.region in REGIONS:
-                    region = REGIONS.index(relation.region)
-                    by_region.add((region, disease), relation.verdicts[0])
-    by_disease.write(diseases)
+        verdict = relation.verdicts[0]
+        for name, is_affirmed in relation.findings:
+            if not _counts(is_affirmed, verdict, rules):
+                n_negated += 1
+                continue
+            disease = DISEASES.index(name)
+            by_disease.add((disease,), verdict)
+            if relation.region in REGIONS:
+                by_region.add((REGIONS.index(relation.region), disease), verdict)
+    _, n_disagreeing = by_disease.write(diseases)
     by_region.write(regions, last_wins=rules.last_relation_wins)
+    return n_negated, n_disagreeing
 
 
-def _gold_by_disease(rows: list[GoldRow], diseases: np.ndarray) -> bool:
+def _gold_by_disease(rows: list[GoldRow], diseases: np.ndarray, rules: Rules) -> bool:
     """Diseases on which the annotated regions agree, also those that no report compares."""
     verdicts = _Verdicts()
     for row in rows:
-        if row.verdict is not None and row.disease is not None and row.affirmed:
+        usable = _counts(row.affirmed, row.verdict, rules)
+        if usable and row.verdict is not None and row.disease is not None:
             verdicts.add((DISEASES.index(row.disease),), row.verdict)
-    return verdicts.write(diseases)
+    n_written, _ = verdicts.write(diseases)
+    return n_written > 0
 
 
-def _gold_first_row(rows: list[GoldRow], diseases: np.ndarray) -> bool:
+def _gold_first_row(rows: list[GoldRow], diseases: np.ndarray, rules: Rules) -> bool:
     """As published: the first row's comparison for every disease that a report compares."""
     verdict = rows[0].verdict
     diseases[diseases != NOT_MENTIONED] = NOT_MENTIONED if verdict is None else verdict
@@ -203,7 +246,7 @@ def _gold_first_row(rows: list[GoldRow], diseases: np.ndarray) -> bool:
 def _gold_regions(rows: list[GoldRow], regions: np.ndarray, rules: Rules) -> None:
     verdicts = _Verdicts()
     for row in rows:
-        usable = row.affirmed or rules.negated_findings
+        usable = _counts(row.affirmed, row.verdict, rules)
         if usable and row.verdict is not None and row.disease is not None and row.region in REGIONS:
             key = (REGIONS.index(row.region), DISEASES.index(row.disease))
             verdicts.add(key, row.verdict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from importlib.resources import files
 from typing import Final
 
 import matplotlib as mpl
@@ -17,6 +18,7 @@ from bench.data.cohort import Cohort
 from bench.data.vocabulary import EHR_VARIABLES, ICU_HORIZON_HOURS, REGIONS
 from bench.preparing.describing import histogram
 from bench.preparing.ehr_rows import hours_once
+from bench.preparing.items import INR_UNIT, PROTHROMBIN_TIME, ItemMap
 
 BLUE, VERMILION, GREY = "#0072B2", "#D55E00", "#777777"
 REGION_COLOURS: Final = {
@@ -36,10 +38,32 @@ FENCE_IQR: Final = 3.0
 
 @dataclass(frozen=True)
 class Limits:
-    """What a variable's values were clipped to."""
+    """What a variable's values were clipped to; those of a score are its lowest and highest."""
 
     low: float
     high: float
+    unit: str = ""
+    of_score: bool = False
+
+    @property
+    def in_words(self) -> str:
+        """For the line below a picture."""
+        span = f"{self.low:g} to {self.high:g}"
+        return f"scores {span}" if self.of_score else f"clipped to {span} {self.unit}"
+
+
+def limits_of(cohort: Cohort) -> dict[str, Limits]:
+    """Clipping limits of each variable, in physical units."""
+    table = pd.read_csv(str(files("bench.data") / "ehr_ranges.csv"))
+    # The published table has the range of the one and the unit of both.
+    is_inr = cohort.manifest.get("ehr_items") == ItemMap.OFFICIAL
+    table.loc[table["variable"] == PROTHROMBIN_TIME, "unit"] = INR_UNIT if is_inr else "s"
+    of_score = table["categories"].notna()
+    columns = (table[name] for name in ("variable", "outlier_low", "outlier_high", "unit"))
+    return {
+        name: Limits(low, high, unit, score)
+        for name, low, high, unit, score in zip(*columns, of_score, strict=True)
+    }
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:

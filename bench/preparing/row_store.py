@@ -59,6 +59,15 @@ class RowStore:
         return checksum
 
 
+def holds_rows(folder: Path) -> bool:
+    """Whether any row of a store in this folder was ever written."""
+    try:
+        journal = np.load(folder / f"{JOURNAL}.npy", mmap_mode="r")
+    except (OSError, ValueError):
+        return False
+    return journal.dtype == ENTRY and bool(journal["key"].any())
+
+
 def _reopened(folder: Path, shapes: Shapes) -> dict[str, np.ndarray] | None:
     """The arrays of an earlier process; None if not all are there and of this shape.
 

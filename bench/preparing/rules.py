@@ -3,11 +3,12 @@
 The released preprocessing of DiPro has defects and looks into the future in places. `strict` mends
 both; `official` repeats them so that the paper's counts can be compared. Every field names one
 thing that the official code does, and `strict` does none of them; each can be switched alone.
+Options are what neither does unless it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Final
 
@@ -24,6 +25,12 @@ def _rule(official: str, strict: str) -> bool:
     """A rule's field: what either does, in words for `--help`."""
     rule: bool = field(default=False, metadata={"official": official, "strict": strict})
     return rule
+
+
+def _option(otherwise: str, instead: str) -> bool:
+    """An option's field: what both sets do, and what they do where it is switched on."""
+    option: bool = field(default=False, metadata={"otherwise": otherwise, "option": instead})
+    return option
 
 
 @dataclass(frozen=True)
@@ -116,9 +123,20 @@ class Rules:
         "a draw of our own, 70 / 10 / 20",
     )
 
+    # Options
+    resolved: bool = _option(
+        "a negated finding that the report calls improved is as other negated ones",
+        "it counts: it has resolved",
+    )
+    as_known: bool = _option(
+        "an event counts from its charttime on",
+        "an event counts from its storetime on, if that is later: what nobody had entered yet is "
+        "not known",
+    )
+
     @property
     def title(self) -> str:
-        """The set's name, and the rules that were switched."""
+        """The set's name, the rules that were switched and the options that are on."""
         usual = RULES[self.name]
         other = STRICT if usual == OFFICIAL else OFFICIAL
         switched = [
@@ -126,15 +144,22 @@ class Rules:
             for rule in RULE_NAMES
             if getattr(self, rule) != getattr(usual, rule)
         ]
-        return ", ".join([self.name, *switched])
+        return ", ".join([self.name, *switched, *self.options])
 
     @property
     def official_behaviour(self) -> list[str]:
         """Rules that are as the official code has them."""
         return [rule for rule in RULE_NAMES if getattr(self, rule)]
 
+    @property
+    def options(self) -> list[str]:
+        """Options that are on."""
+        return [option for option in OPTION_NAMES if getattr(self, option)]
 
-RULE_NAMES: Final = tuple(rule.name for rule in fields(Rules) if rule.name != "name")
+
+RULE_NAMES: Final = tuple(rule.name for rule in fields(Rules) if "official" in rule.metadata)
+
+OPTION_NAMES: Final = tuple(option.name for option in fields(Rules) if "option" in option.metadata)
 
 STRICT: Final = Rules("strict")
 
@@ -143,23 +168,41 @@ OFFICIAL: Final = Rules("official", **dict.fromkeys(RULE_NAMES, True))
 RULES: Final = {rules.name: rules for rules in (STRICT, OFFICIAL)}
 
 
-def switched(rules: Rules, switches: Mapping[str, str]) -> Rules:
-    """The rules with single ones (name -> strict or official) as the named set has them."""
-    return replace(rules, **{rule: getattr(RULES[name], rule) for rule, name in switches.items()})
+def switched(rules: Rules, switches: Mapping[str, str], options: Iterable[str] = ()) -> Rules:
+    """The rules with single ones (name -> strict or official) as the named set has them.
+
+    `options` are switched on.
+    """
+    chosen = {rule: getattr(RULES[name], rule) for rule, name in switches.items()}
+    return replace(rules, **chosen | dict.fromkeys(options, True))
 
 
 def described() -> str:
     """Every rule in words: what the official code does, and what `strict` does instead."""
+    return _listed(RULE_NAMES, "official", "strict")
+
+
+def described_options() -> str:
+    """Every option in words: what is done without it, and what with it."""
+    return _listed(OPTION_NAMES, "otherwise", "option")
+
+
+def _listed(names: Collection[str], *ways: str) -> str:
     return "\n".join(
-        f"  {rule.name}\n    official: {rule.metadata['official']}\n"
-        f"    strict: {rule.metadata['strict']}"
+        "\n    ".join([f"  {rule.name}", *(f"{way}: {rule.metadata[way]}" for way in ways)])
         for rule in fields(Rules)
-        if rule.name in RULE_NAMES
+        if rule.name in names
     )
 
 
 NOT_REPRODUCED: Final = {
-    "strict": (),
-    "official": ("series that go on to the last value of a variable outside the 38",),
+    "strict": (
+        "a flag for unknown height and weight (they are NaN in the cohort, the mean in a batch)",
+        "the option of all films of a study (its one film has the smallest dicom_id)",
+    ),
+    "official": (
+        "series that go on to the last value of a variable outside the 38",
+        "negative ages, which become 90 (here they are refused)",
+    ),
 }
-"""What the official code does and a preset of that name here does not; printed and stored."""
+"""What the rules of a name ask for and a preset of that name here does not; printed and stored."""

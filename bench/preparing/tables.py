@@ -56,6 +56,7 @@ class Table:
     required: type of every column that must have a value in every row
     optional: type of every column that may be empty
     key: columns that name a row, so that no two rows may share them; none if empty
+    limits: smallest and largest possible value of columns
     """
 
     name: str
@@ -64,6 +65,7 @@ class Table:
     delimiter: str = ","
     may_be_empty: bool = False
     key: tuple[str, ...] = ()
+    limits: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     @property
     def types(self) -> dict[str, str]:
@@ -100,6 +102,7 @@ PATIENTS: Final = Table(
     {"subject_id": INTEGER, "anchor_age": NUMBER, "anchor_year": INTEGER},
     {"gender": TEXT, "dod": DATE},
     key=("subject_id",),
+    limits={"anchor_age": (0, 120), "anchor_year": (1900, 9999)},
 )
 CHART_EVENTS: Final = Table(
     "icu/chartevents",
@@ -184,6 +187,9 @@ def read_table(root: Path, table: Table, oddities: Counter[str] | None = None) -
         if kind == INTEGER:
             refuse_first(path, frame, column, frame[column] % 1 != 0, expected)
             frame[column] = frame[column].astype("int64")
+    for column, (low, high) in table.limits.items():
+        wrong = ~frame[column].between(low, high)
+        refuse_first(path, frame, column, wrong, f"from {low} to {high}")
     return _unique(path, frame, table, oddities if oddities is not None else Counter())
 
 
@@ -240,9 +246,11 @@ def source(path: Path, table: Table, exact: bool = False, as_text: Collection[st
         if column not in header:
             raise UserError(f"{path} has no column {column}: {nearest(column, header)}")
     for column in header:
-        if header.count(column) > 1:
+        if column and header.count(column) > 1:
             raise UserError(f"{path}, row 1: two columns are named '{column}'; keep one")
-    types = {name: TEXT if name in as_text else table.types.get(name, TEXT) for name in header}
+    # A column without a name, as of row numbers or after a last comma, is one that nobody reads.
+    named = [name or f"{number} without name" for number, name in enumerate(header)]
+    types = {name: TEXT if name in as_text else table.types.get(name, TEXT) for name in named}
     listed = ", ".join(
         f"{_quoted(name)}: '{EXACT if exact and kind == INTEGER else kind}'"
         for name, kind in types.items()
@@ -338,11 +346,16 @@ def _header(path: Path, table: Table) -> list[str]:
         # As bytes: a wrong one further down is for the reader that knows its row.
         with opened(path, "rb") as file:
             first, second = file.readline(MAX_HEADER), file.readline(MAX_HEADER)
+            later = b"" if second.strip() else next(filter(bytes.strip, file), b"")
         header = next(csv.reader([first.decode("utf-8-sig")], delimiter=table.delimiter), [])
     except (OSError, EOFError, UnicodeDecodeError, zlib.error, csv.Error) as error:
         raise UserError(f"{path} cannot be read ({error}): download or unpack it again")
-    if not header:
+    if not header and not (second + later).strip():
         raise UserError(f"{path} is empty, not even a header: download or make it again")
+    if not header:
+        raise UserError(f"{path}, row 1: a blank line, expected the header: delete the line")
+    if later:
+        raise UserError(f"{path}, row 2: a blank line, expected a row: delete the line")
     if not second.strip() and not table.may_be_empty:
         raise UserError(f"{path} has no row: download or make it again")
     return header

@@ -1,6 +1,7 @@
 """Where a preparation works: a hidden folder beside its cohort, so that a killed one goes on.
 
-    .NAME.preparing/            beside the cohort NAME; gone when that is there
+    .NAME.preparing/            beside the cohort NAME; gone when that is there, or if nothing in
+                                it was finished
         lock                    held by the process at work
         chartevents-KEY         a finished stage, and so on
         films/                  the films decoded so far (`row_store`)
@@ -13,6 +14,7 @@ the contents would take as long as the stage.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -28,10 +30,12 @@ from pathlib import Path
 from typing import Final
 
 from bench.errors import UserError
+from bench.preparing.row_store import holds_rows
 
 MEMORY_GB: Final = 8.0
 """What DuckDB may use if nothing else is said."""
 
+LOCK: Final = "lock"
 PARTIAL: Final = ".partial"
 LIBRARIES: Final = ("duckdb", "numpy", "pillow")
 
@@ -78,10 +82,12 @@ def folder_beside(out: Path) -> Path:
 
 @contextmanager
 def workplace(out: Path, jobs: int = 1, memory_gb: float = MEMORY_GB) -> Iterator[Workplace]:
-    """Work beside `out`; stages outlive a killed or interrupted process, and nothing else.
+    """Work beside `out`; what was finished outlives a process that is killed, interrupted or
+    refused, and nothing else does.
 
     Raises:
-        UserError: another process prepares `out`, or the folder cannot be written.
+        UserError: another process prepares `out`, the folder cannot be written or the disk is full;
+            and what the work raises, with how to go on if anything was finished.
     """
     folder = folder_beside(out)
     with _locked(folder, out):
@@ -90,10 +96,31 @@ def workplace(out: Path, jobs: int = 1, memory_gb: float = MEMORY_GB) -> Iterato
             yield Workplace(folder, jobs, memory_gb)
         except KeyboardInterrupt:
             raise
+        except (UserError, OSError) as error:
+            refusal = _as_refusal(error, out)
+            _remove_half_written(out.absolute(), folder)
+            if refusal is None or not _holds_finished(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+                raise refusal or error
+            raise UserError(f"{refusal}; the same command then goes on from what was finished")
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_refusal(error: Exception, out: Path) -> UserError | None:
+    """What a user can mend: bad input, or a full disk."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(f"the disk is full: no room to prepare {out}")
+    return error if isinstance(error, UserError) else None
+
+
+def _holds_finished(folder: Path) -> bool:
+    """Whether a folder cleared of what is half written has stages or films to go on from."""
+    work = Workplace(folder)
+    stages = [path for path in folder.iterdir() if path.name not in (LOCK, work.films.name)]
+    return bool(stages) or holds_rows(work.films)
 
 
 @contextmanager
@@ -107,7 +134,7 @@ def throwaway_workplace(jobs: int = 1) -> Iterator[Workplace]:
 def _locked(folder: Path, out: Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / "lock").open("w")
+        handle = (folder / LOCK).open("w")
     except OSError as error:
         raise UserError(f"{out} cannot be prepared: {folder}: {error.strerror}")
     with handle:

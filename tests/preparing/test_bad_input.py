@@ -1,4 +1,4 @@
-"""Every kind of bad input ends in one line that names the place, and leaves nothing behind."""
+"""Every kind of bad input ends in one line that names the place, with nothing half-written."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from bench import prepare as command
+from bench.data.cohort import Cohort
 from bench.errors import UserError
+from bench.preparing import events, images
+from bench.preparing.images import FilmArrays, FilmFile, prepare_film
 from bench.preparing.selection import RawFolders
+from bench.preparing.workplace import folder_beside
 from tests.conftest import ROOT
 from tests.preparing.raw_tree import GOLD, plain_tree
 
+GOES_ON = "; the same command then goes on from what was finished"
 SMALL = ["--film-size", "16", "--region-size", "8", "--jobs", "1"]
 
 
@@ -40,9 +46,19 @@ def refusal(raw: RawFolders, tmp_path: Path) -> str:
         command.main(words(raw, tmp_path / "out" / "cohort"))
     message = str(caught.value)
     assert "\n" not in message
-    out = tmp_path / "out"
-    assert not out.exists() or not list(out.iterdir())
+    assert_nothing_half_written(tmp_path / "out", message)
     return message
+
+
+def assert_nothing_half_written(folder: Path, message: str) -> None:
+    """Nothing is left in the folder of a cohort but what a refusal says that was finished."""
+    left = list(folder.iterdir()) if folder.exists() else []
+    if message.endswith(GOES_ON):
+        (place,) = left
+        assert place == folder_beside(folder / "cohort")
+        assert not list(place.glob("*.partial")) and not (place / "spill").exists()
+    else:
+        assert not left
 
 
 def edit(path: Path, change: Callable[[pd.DataFrame], pd.DataFrame | None]) -> None:
@@ -190,6 +206,32 @@ def test_a_truncated_film(raw: RawFolders, tmp_path: Path):
     film = film_of(raw)
     film.write_bytes(film.read_bytes()[:-200])
     assert f"{film} cannot be decoded" in refusal(raw, tmp_path)
+
+
+def test_a_mended_film_is_all_that_is_done_again(
+    raw: RawFolders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    command.main(words(raw, tmp_path / "undisturbed"))
+    film = film_of(raw)
+    whole = film.read_bytes()
+    film.write_bytes(whole[:-200])
+    assert refusal(raw, tmp_path).endswith(GOES_ON)
+    assert list(folder_beside(tmp_path / "out" / "cohort").glob("chartevents-*"))
+
+    film.write_bytes(whole)
+    decoded: list[Path] = []
+
+    def counting(film: FilmFile, *of: Any) -> FilmArrays:
+        decoded.append(film.path)
+        return prepare_film(film, *of)
+
+    monkeypatch.setattr(events, "stream", None)
+    monkeypatch.setattr(images, "prepare_film", counting)
+    command.main(words(raw, tmp_path / "out" / "cohort"))
+    assert decoded == [film]
+    one, other = (Cohort.open(tmp_path / name) for name in ("undisturbed", "out/cohort"))
+    assert one.content_hash == other.content_hash
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["cohort"]
 
 
 def test_a_film_that_is_no_image(raw: RawFolders, tmp_path: Path):

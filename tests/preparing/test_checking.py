@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench import prepare
 from bench.data.cohort import Cohort, Normalisation, write_cohort
 from bench.data.miniature import miniature_parts
 from bench.data.vocabulary import DEMOGRAPHICS, DISEASES, EHR_VARIABLES, Split
@@ -225,3 +226,47 @@ def test_statistics_of_more_than_the_cohort_are_said_to_be(
     checks = verdicts(parts, tmp_path / "cohort")
     assert {checks[name].detail for name in STATISTICS} == {told}
     assert {check.name for check in checks.values() if check.holds is False} == set(STATISTICS)
+
+
+def test_a_variable_charted_before_admission_only_is_left_out(good: Parts, tmp_path: Path) -> None:
+    """Its statistics come from events that no window shows as observed."""
+    parts = copied(good)
+    height = EHR_VARIABLES.index("Height")
+    parts["arrays"]["ehr_observed"][:, height] = False
+    sd = good["normalisation"].ehr_sd.copy()
+    sd[height] = 30.0
+    parts["normalisation"] = Normalisation(**vars(good["normalisation"]) | {"ehr_sd": sd})
+    check = verdicts(parts, tmp_path / "a")["EHR statistics are those of training subjects"]
+    assert check.holds and "left out, under 30 training hours: Height" in check.detail
+    mean = good["normalisation"].ehr_mean.copy()
+    mean[HEART_RATE] /= 60
+    changed = vars(parts["normalisation"]) | {"ehr_mean": mean}
+    parts["normalisation"] = Normalisation(**changed)
+    check = verdicts(parts, tmp_path / "b")["EHR statistics are those of training subjects"]
+    assert check.holds is False and "hours: Heart Rate; left out" in check.detail
+
+
+@pytest.mark.parametrize(("fault", "status"), [(class_missing, 0), (subject_twice, 1)])
+def test_a_class_that_a_split_lacks_is_only_a_warning(
+    good: Parts,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fault: Callable[[Parts], None],
+    status: int,
+) -> None:
+    parts = copied(good)
+    fault(parts)
+    write_cohort(tmp_path / "cohort", **parts)
+    monkeypatch.setattr("bench.preparing.data_report.write_report", lambda *_: None)
+    assert prepare.main(["check", str(tmp_path / "cohort")]) == status
+    said = capsys.readouterr().out
+    assert ("warns        every class in every split" in said) is (fault is class_missing)
+    assert ("fails" in said) is (fault is subject_twice)
+
+
+def test_the_open_demo_prepared_by_strict_rules_passes(open_demo: Cohort) -> None:
+    checks = {check.name: check for check in check_cohort(open_demo)}
+    assert {check.verdict for check in checks.values()} <= {"holds", "warns"}
+    statistics = checks["EHR statistics are those of training subjects"]
+    assert "left out" in statistics.detail and "Height" in statistics.detail

@@ -15,7 +15,7 @@ from PIL import Image
 
 from bench.data.cohort import Cohort, write_cohort
 from bench.data.miniature import miniature_parts
-from bench.data.vocabulary import DISEASES, EHR_VARIABLES
+from bench.data.vocabulary import DEMOGRAPHICS, DISEASES, EHR_VARIABLES
 from bench.errors import Parser, UserError
 from bench.preparing import describing
 from bench.preparing.checking import Check, check_cohort
@@ -116,6 +116,59 @@ def test_it_names_the_releases(tmp_path: Path, quick: None) -> None:
     cohort = cohort_of(tmp_path, releases={"MIMIC-IV": "2.2", "Chest ImaGenome": "1.0.0"})
     assert "releases: MIMIC-IV 2.2, Chest ImaGenome 1.0.0" in report(cohort, tmp_path)[1].text
     assert "releases:" not in report(cohort_of(tmp_path / "old"), tmp_path)[1].text
+
+
+def test_it_tells_what_was_mended_and_what_is_lacking(tmp_path: Path, quick: None) -> None:
+    told = {
+        "oddities": {"charted values clipped": 12, "relations left out": 4, "never": 0},
+        "not_reproduced": ["a flag <of> weight"],
+        "not_known": ["views of films"],
+    }
+    cohort = cohort_of(tmp_path, **told)
+    _, page = report(cohort, tmp_path)
+    section = page.text.split("Mended and left out")[1].split("Labels")[0]
+    assert "Not done: a flag <of> weight" in section and "Not known: views of films" in section
+    assert "never" not in section
+    rows = dict(zip(page.cells, page.cells[1:], strict=False))
+    assert (rows["charted values clipped"], rows["relations left out"]) == ("12", "4")
+    _, page = report(cohort, tmp_path, release=True)
+    rows = dict(zip(page.cells, page.cells[1:], strict=False))
+    assert (rows["charted values clipped"], rows["relations left out"]) == ("12", "–")
+    assert "Nothing that was counted." in report(cohort_of(tmp_path / "b"), tmp_path)[1].text
+
+
+def test_shares_of_unknown_demographics(tmp_path: Path, quick: None) -> None:
+    parts = miniature_parts(N_STAYS)
+    values = parts["arrays"]["demographics"]
+    race = [i for i, name in enumerate(DEMOGRAPHICS) if name.startswith("race")]
+    values[:, race] = np.eye(len(race))[0]
+    values[:, DEMOGRAPHICS.index("height")] = 170
+    values[:15, DEMOGRAPHICS.index("height")] = np.nan
+    values[:3, race] = np.nan
+    values[3:6, race] = np.eye(len(race))[4]
+    cohort = write_cohort(tmp_path / "cohort", **parts)
+    _, page = report(cohort, tmp_path)
+    rows = dict(zip(page.cells, page.cells[1:], strict=False))
+    assert rows["height"] == f"{100 * 15 / len(values):.1f}"
+    assert rows["race"] == rows["race charted as unknown"] == f"{100 * 3 / len(values):.1f}"
+    hidden = describing.unknown_demographics(cohort, 10)["unknown"]
+    assert hidden.isna()[["height", "race", "race charted as unknown"]].tolist() == [0, 1, 1]
+
+
+def test_scores_are_not_called_clipped_and_inr_is_named(tmp_path: Path, quick: None) -> None:
+    """The lowest and the highest of a score are usual values."""
+    parts = miniature_parts(N_STAYS)
+    for name, high in (("Glascow coma scale verbal response", 5), ("Heart Rate", 390)):
+        parts["arrays"]["ehr_values"][:, EHR_VARIABLES.index(name)] = high
+    for items, inr in (("official", True), ("extended", False)):
+        parts["manifest"]["ehr_items"] = items
+        _, page = report(write_cohort(tmp_path / items, **parts), tmp_path)
+        assert "clipped to 0 to 390 bpm; 100.0% at a limit" in page.text
+        assert "scores 1 to 5" in page.text and "scores 1 to 5;" not in page.text
+        assert "clipped to 1 to" not in page.text
+        assert ("Prothrombin time (INR)" in page.cells) is inr
+        assert f"clipped to 0 to 150 {'ratio' if inr else 's'}" in page.text
+        assert "s (range) vs ratio" not in page.text
 
 
 def test_normalised_values_have_no_clipping_limits(

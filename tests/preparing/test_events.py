@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from tests.preparing.raw_tree import (
     subject,
 )
 
-SPO2, FAHRENHEIT, GCS_VERBAL, GLUCOSE = 220277, 223761, 223900, 225664
+SPO2, FAHRENHEIT, GCS_VERBAL, GLUCOSE, CREATININE = 220277, 223761, 223900, 225664, 50912
 DAY = 86_400
 
 
@@ -272,3 +273,43 @@ def test_text_order_changes_no_value(tmp_path: Path):
     as_text = cleaned(tree, tmp_path / "b", Rules("text", sorted_as_text=True))
     for name in vars(strict):
         assert getattr(as_text, name).tolist() == getattr(strict, name).tolist()
+
+
+def test_as_known_an_event_counts_when_it_was_stored(tmp_path: Path):
+    """Late entries wait for their storetime; an early or an absent one changes nothing."""
+    tree = RawTree()
+    tree.add_stay(0)
+
+    def stored(hours: float) -> pd.Timestamp:
+        return INTIME + pd.Timedelta(hours=hours)
+
+    tree.chart(0, 1, HEART_RATE, 70, storetime=stored(1.5))
+    tree.chart(0, 2, HEART_RATE, 80, storetime=stored(30))
+    tree.chart(0, 3, HEART_RATE, 90)
+    tree.chart(0, 4, URINE, 50, storetime=stored(3.5))
+    tree.measure(0, 5, CREATININE, 1.5, storetime=stored(49))
+    raw, hour = tree.write(tmp_path), 3600
+    stays, items = read_stays(raw.mimic_iv), [HEART_RATE, URINE, CREATININE]
+
+    def read(rules: Rules) -> dict[float, float]:
+        until = np.full(len(stays), 2 * DAY - 1)
+        events = read_raw_events(raw.mimic_iv, stays, until, items, rules)
+        return dict(zip(events["number"], events["seconds"] / hour, strict=True))
+
+    assert read(STRICT) == {70: 1, 80: 2, 90: 3, 50: 4, 1.5: 5}
+    assert read(replace(STRICT, as_known=True)) == {70: 1.5, 80: 30, 90: 3, 50: 4}
+    lab = raw.mimic_iv / "hosp" / "labevents.csv"
+    lab.write_text(lab.read_text().replace("storetime", "stored"))
+    assert read(STRICT)[1.5] == 5
+    with pytest.raises(UserError, match=r"labevents\.csv has no column storetime"):
+        read(replace(STRICT, as_known=True))
+
+
+def test_a_wrong_storetime_is_named_with_its_row(tmp_path: Path):
+    tree = plain_tree(1)
+    tree.rows[CHART][3]["storetime"] = "yesterday"
+    raw = tree.write(tmp_path)
+    stays = read_stays(raw.mimic_iv)
+    rules = replace(STRICT, as_known=True)
+    with pytest.raises(UserError, match=r"chartevents\.csv, row 5, column storetime: 'yesterday'"):
+        read_raw_events(raw.mimic_iv, stays, np.full(1, DAY), [HEART_RATE], rules)

@@ -228,6 +228,25 @@ def test_broken_files_are_named(tmp_path: Path):
         prepare_films(missing, SIZES, tmp_path, 1)
 
 
+@pytest.mark.parametrize("kind", ["EPS", "TIFF", "GIF"])
+def test_other_formats_are_not_opened_whatever_their_name(kind: str, tmp_path: Path):
+    path = tmp_path / "film.jpg"
+    Image.fromarray(ramp(40, 30)).save(path, format=kind)
+    with pytest.raises(UserError, match="is not an image: expected a JPEG or PNG file"):
+        open_film(path)
+
+
+@pytest.mark.parametrize("bits", images.DEPTHS)
+def test_a_film_of_16_bits_is_as_bright_as_the_bits_in_use(bits: int, tmp_path: Path):
+    pixels = ramp(40, 30).astype(np.uint16) << (bits - 8)
+    path = saved(tmp_path, pixels)
+    assert (np.asarray(open_film(path)) == ramp(40, 30)).all()
+    oddities: Counter[str] = Counter()
+    inspect_films([FilmFile(path, {})], oddities)
+    in_use = "" if bits == 16 else f", {bits} bits in use"
+    assert oddities == {f"films turned into 8-bit grey: I;16{in_use}": 1}
+
+
 def test_all_broken_films_are_told_at_once_and_the_others_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -32,7 +32,7 @@ from tests.preparing.raw_tree import (
     stay_id,
     subject,
 )
-from tests.preparing.test_bad_input import edit, set_cell
+from tests.preparing.test_bad_input import assert_nothing_half_written, edit, set_cell
 
 Damage = Callable[[RawFolders], None]
 Labels = dict[Any, list[int]]
@@ -186,6 +186,15 @@ def graph_text(change: Callable[[str], str]) -> Damage:
     return content("b1_SceneGraph.json", lambda was: change(was.decode()).encode())
 
 
+def numbered(name: str) -> Damage:
+    """As pandas writes a table with its row numbers: in a column without a name."""
+
+    def numbers(table: pd.DataFrame) -> pd.DataFrame:
+        return table.rename_axis("").reset_index()
+
+    return lambda raw: edit(file_named(raw, name), numbers)
+
+
 def saved_as(mode: str, kind: str) -> Damage:
     def damage(raw: RawFolders) -> None:
         with Image.open(film(raw)) as image:
@@ -197,6 +206,12 @@ def saved_as(mode: str, kind: str) -> Damage:
 def deep_png(raw: RawFolders) -> None:
     with Image.open(film(raw)) as image:
         deep = np.asarray(image).astype(np.uint16) * 257
+    Image.fromarray(deep).save(film(raw), format="PNG")
+
+
+def png_of_12_bits(raw: RawFolders) -> None:
+    with Image.open(film(raw)) as image:
+        deep = np.asarray(image).astype(np.uint16) * 16
     Image.fromarray(deep).save(film(raw), format="PNG")
 
 
@@ -248,6 +263,33 @@ def nothing(archive: zipfile.ZipFile) -> None:
     return
 
 
+def empty_folder_beside_the_zip(raw: RawFolders) -> None:
+    zipped(nothing)(raw)
+    (raw.imagenome / "silver_dataset" / "scene_graph").mkdir()
+
+
+def half_unpacked(raw: RawFolders) -> None:
+    """The zip file beside a folder that lacks one of its graphs."""
+    folder = raw.imagenome / "silver_dataset" / "scene_graph"
+    with zipfile.ZipFile(folder.with_name("scene_graph.zip"), "w") as archive:
+        for file in sorted(folder.iterdir()):
+            archive.write(file, f"scene_graph/{file.name}")
+    file.unlink()
+
+
+def marked_in_zip(offset: int, value: int) -> Damage:
+    """The graphs in their zip file, with a byte of each entry in its list of contents changed."""
+
+    def damage(raw: RawFolders) -> None:
+        zipped(nothing)(raw)
+        path = file_named(raw, "scene_graph.zip")
+        first, *entries = path.read_bytes().split(b"PK\1\2")
+        changed = [e[: offset - 4] + bytes([value]) + e[offset - 3 :] for e in entries]
+        path.write_bytes(b"PK\1\2".join([first, *changed]))
+
+    return damage
+
+
 READ_AS_MEANT = {
     "byte order mark": content(STAYS, lambda was: b"\xef\xbb\xbf" + was),
     "byte order mark of the gold file": content(GOLD_FILE, lambda was: b"\xef\xbb\xbf" + was),
@@ -271,6 +313,10 @@ READ_AS_MEANT = {
         lambda archive: archive.writestr("__MACOSX/._a0_SceneGraph.json", b"\0\5")
     ),
     "graph with byte order mark": content("b1_SceneGraph.json", lambda was: b"\xef\xbb\xbf" + was),
+    "column of row numbers": numbered(STAYS),
+    "column of row numbers before events": numbered(CHART),
+    "comma at the end of every line": content(STAYS, lambda was: was.replace(b"\n", b",\n")),
+    "empty folder beside the zip file": empty_folder_beside_the_zip,
     "images named with .dcm": cell(GOLD_FILE, 2, "current_image_id", "b0.dcm"),
 }
 
@@ -285,6 +331,7 @@ def test_read_as_meant(damage: Damage, raw: RawFolders, undamaged: Cohort, tmp_p
 
 NO_NUMBER = "charted values left out: no number"
 NO_PLACE = "charted values left out: no subject or no time"
+NO_ID = "charted values left out: no item, or a fraction for an id"
 CLIPPED = "charted values clipped to their range"
 NO_AREA = "region boxes left out: reversed or without area"
 CUT = "region boxes cut at the edge of their film"
@@ -319,6 +366,10 @@ MENDED = {
     "urine without value": (cell(OUTPUT, 2, "value", ""), NO_NUMBER),
     "event without time": (cell(CHART, 9, "charttime", ""), NO_PLACE),
     "event without subject": (cell(CHART, 9, "subject_id", ""), NO_PLACE),
+    "event without item": (cell(CHART, 9, "itemid", ""), NO_ID),
+    "event of an item with a fraction": (cell(CHART, 9, "itemid", "220044.6"), NO_ID),
+    "event of a subject with a fraction": (cell(CHART, 9, "subject_id", "9999999.6"), NO_ID),
+    "urine of a subject with a fraction": (cell(OUTPUT, 2, "subject_id", "9999999.6"), NO_ID),
     "box reversed in x": (box(16, 10, 4, 40), NO_AREA),
     "box reversed in y": (box(4, 40, 16, 10), NO_AREA),
     "box reversed in both": (box(16, 40, 4, 10), NO_AREA),
@@ -344,6 +395,30 @@ MENDED = {
         relation(object_id="b1_left lung"),
         "relations left out: both films in one study",
     ),
+    "films of another subject": (
+        relation(
+            relationship_names=["comparison|yes|worsened"],
+            subject_id="b2_left lung",
+            object_id="a2_left lung",
+        ),
+        "relations left out: films of another subject",
+    ),
+    "film compared with another subject's": (
+        relation(object_id="a2_left lung"),
+        "relations left out: films of another subject",
+    ),
+    "finding that is not there": (
+        relation(attributes=["disease|no|pneumonia"]),
+        "findings left out: negated",
+    ),
+    "polarity in other letters": (
+        relation(attributes=["anatomicalfinding|Yes|pleural effusion"]),
+        "polarities written in other letters than yes and no",
+    ),
+    "gold polarity in other letters": (
+        cell(GOLD_FILE, 2, "attribute", "anatomicalfinding|YES|pleural effusion"),
+        "polarities written in other letters than yes and no",
+    ),
     "gold row without pair": (
         gold_row("x", "y", "worsened", 0, "pneumonia"),
         "gold rows left out: of no pair",
@@ -364,6 +439,7 @@ MENDED = {
     "CMYK JPEG": (saved_as("CMYK", "JPEG"), "films turned into 8-bit grey: CMYK"),
     "film with transparency": (saved_as("LA", "PNG"), "films turned into 8-bit grey: LA"),
     "film of 16 bits": (deep_png, "films turned into 8-bit grey: I;16"),
+    "film of 12 bits": (png_of_12_bits, "films turned into 8-bit grey: I;16, 12 bits in use"),
 }  # fmt: skip
 
 
@@ -386,7 +462,14 @@ def test_mended_and_counted(
 
 
 @pytest.mark.parametrize(
-    "damage", [saved_as("RGB", "JPEG"), saved_as("CMYK", "JPEG"), saved_as("LA", "PNG"), deep_png]
+    "damage",
+    [
+        saved_as("RGB", "JPEG"),
+        saved_as("CMYK", "JPEG"),
+        saved_as("LA", "PNG"),
+        deep_png,
+        png_of_12_bits,
+    ],
 )
 def test_a_film_looks_the_same_in_every_mode(
     damage: Damage, raw: RawFolders, undamaged: Cohort, tmp_path: Path
@@ -549,6 +632,28 @@ REFUSED = {
         cell(PATIENTS, 3, "anchor_age", "NaN"),
         (f"{PATIENTS}, row 3, column anchor_age: empty, expected a number",),
     ),
+    **{
+        f"{column} of {value}": (
+            cell(PATIENTS, 3, column, value),
+            (f"{PATIENTS}, row 3, column {column}: {value}", "is not from"),
+        )
+        for column, value in (("anchor_age", "300"), ("anchor_age", "-3"), ("anchor_year", "20"))
+    },
+    **{
+        f"film of {value} {column}": (
+            cell(METADATA, 3, column, value),
+            (f"{METADATA}, row 3, column {column}: {value}", "is not a whole number from 1 to"),
+        )
+        for column, value in (("Rows", "inf"), ("Columns", "40.5"), ("Rows", "0"), ("Rows", "-50"))
+    },
+    "blank line for a header": (
+        content(STAYS, lambda was: b"\n" + was),
+        (f"{STAYS}, row 1: a blank line, expected the header",),
+    ),
+    "blank lines after the header": (
+        content(CHART, lambda was: was.replace(b"\n", b"\n\n\n", 1)),
+        (f"{CHART}, row 2: a blank line, expected a row",),
+    ),
     "masked number": (
         cell(CHART, 9, "valuenum", "___"),
         (f"{CHART}, row 9, column valuenum: '___' is not a number",),
@@ -612,6 +717,36 @@ REFUSED = {
         relation(attributes=[["disease|yes|pneumonia"]]),
         ("b1_SceneGraph.json", UNBUILT),
     ),
+    "polarity that is neither": (
+        relation(attributes=["anatomicalfinding|maybe|pleural effusion"]),
+        ("b1_SceneGraph.json", UNBUILT, "relationship 2: polarity 'maybe' is neither yes nor no"),
+    ),
+    "polarity of a comparison that is neither": (
+        relation(relationship_names=["comparison||improved"]),
+        ("b1_SceneGraph.json", UNBUILT, "relationship 2: polarity '' is neither yes nor no"),
+    ),
+    "gold polarity that is neither": (
+        cell(GOLD_FILE, 2, "attribute", "anatomicalfinding|maybe|pleural effusion"),
+        (f"{GOLD_FILE}, row 2, column attribute: 'anatomicalfinding|maybe|pleural effusion'",),
+    ),
+    **{
+        f"{name} in braces": (field(name, {}), ("b1_SceneGraph.json", UNBUILT, f"{name} is no"))
+        for name in ("relationships", "objects")
+    },
+    **{
+        f"{name} of a relation in braces": (
+            relation(**{name: {}}),
+            ("b1_SceneGraph.json", UNBUILT, f"relationship 2: {name} is no list"),
+        )
+        for name in ("relationship_names", "attributes")
+    },
+    **{
+        f"region of a relation as {value}": (
+            relation(bbox_name=value),
+            ("b1_SceneGraph.json", UNBUILT, "relationship 2: bbox_name"),
+        )
+        for value in (None, 3, ["left lung"])
+    },
     "comparison in two parts": (
         relation(relationship_names=["comparison|improved"]),
         ("b1_SceneGraph.json", UNBUILT),
@@ -623,6 +758,18 @@ REFUSED = {
     "two graphs of one image": (
         zipped(lambda archive: archive.writestr("other/b1_SceneGraph.json", "{}")),
         ("scene_graph.zip holds two graphs of b1",),
+    ),
+    "zip file with a password": (
+        marked_in_zip(8, 1),
+        ("scene_graph.zip, scene_graph/a0_SceneGraph.json is encrypted",),
+    ),
+    "zip file packed in a way of its own": (
+        marked_in_zip(10, 99),
+        ("scene_graph.zip, scene_graph/a0_SceneGraph.json cannot be unpacked here",),
+    ),
+    "half of the zip file unpacked": (
+        half_unpacked,
+        ("scene_graph holds 8 graphs", "scene_graph.zip 9", "unpack it again"),
     ),
     "zip file with wrong bytes": (zipped(nothing, broken=True), ("scene_graph.zip",)),
     "gold row under another patient": (
@@ -651,7 +798,7 @@ def test_refused_in_one_line_that_names_the_place(
     assert "\n" not in message
     for part in expected:
         assert part in message
-    assert not list((tmp_path / "out").rglob("*"))
+    assert_nothing_half_written(tmp_path / "out", message)
 
 
 def test_there_are_sixty_kinds_of_damage_and_more():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from bench.data.vocabulary import (
     DISEASES,
     EHR_VARIABLES,
     FINDING_UNKNOWN,
+    REGIONS,
     Cxr,
     Split,
     Task,
@@ -208,6 +210,19 @@ def test_a_pair_without_a_label_is_no_sample_and_counted(tree: OfficialTree, pre
     cohort = prepare(tree)
     assert len(Samples(cohort, Task.DISEASE_PROGRESSION, Cxr.PAIR, EVERYTHING)) == 8
     assert list(cohort.manifest["oddities"].values()) == [1]
+
+
+def test_numbers_as_newer_libraries_print_them_are_read(tree: OfficialTree, tmp_path: Path):
+    as_older = prepare_official(*tree.write(tmp_path / "older"), tmp_path / "a", SIZES)
+    for table in tree.icu.values():
+        table["cxr_list"] = [
+            re.sub(r", (\d[\d.]*)\)", r", np.float64(\1))", films) for films in table["cxr_list"]
+        ]
+    assert "np.float64(" in tree.icu["train"]["cxr_list"].iloc[0]
+    for region in REGIONS:
+        tree.boxes[region] = [re.sub(r"(\d+)", r"\1.0", box) for box in tree.boxes[region]]
+    as_newer = prepare_official(*tree.write(tmp_path / "newer"), tmp_path / "b", SIZES)
+    assert as_newer.content_hash == as_older.content_hash
 
 
 def refusal(tree: OfficialTree, prepare: Callable, tmp_path: Path) -> str:

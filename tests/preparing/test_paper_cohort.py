@@ -111,7 +111,7 @@ def test_rules_of_labels_are_named_where_stays_and_films_agree(tmp_path: Path):
         "deviates by the strict rule negated_findings",
         "deviates by the strict rule negated_findings",
         "deviates by the strict rule death_by_dates",
-        "deviates, and by no rule: see what is not as published",
+        "deviates, and by no rule: see what is not done",
     ]
 
 

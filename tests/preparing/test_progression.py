@@ -105,6 +105,32 @@ def test_negated_findings_label_nothing_unless_official():
     assert diseases_of(labelled(absent, rules=negated)) == {"pleural effusion": BETTER}
 
 
+def test_a_negated_finding_that_improved_counts_where_resolved_ones_do():
+    resolved = Rules("resolved", resolved=True)
+    better = said(BETTER, "pleural effusion", affirmed=False)
+    assert diseases_of(labelled(better, rules=resolved)) == {"pleural effusion": BETTER}
+    for verdict in (WORSE, SAME):
+        absent = said(verdict, "pneumonia", affirmed=False)
+        assert diseases_of(labelled(absent, rules=resolved)) == {}
+    gold = (annotated(BETTER, "pneumonia", affirmed=False),)
+    assert diseases_of(labelled(gold=gold, rules=resolved)) == {"pneumonia": BETTER}
+    assert diseases_of(labelled(gold=gold)) == {}
+
+
+def test_what_a_pair_loses_is_counted():
+    labels = labelled(
+        said(WORSE, "consolidation"),
+        said(BETTER, "consolidation", region="right lung"),
+        said(BETTER, "pneumonia", "atelectasis", affirmed=False),
+    )
+    oddities: Counter[str] = Counter()
+    labels.count_dropped(oddities)
+    assert oddities == {
+        "findings left out: negated": 2,
+        "diseases of a pair left out: its regions disagree": 1,
+    }
+
+
 def test_relations_go_to_their_own_pair():
     other = said(WORSE, "pneumonia", pair=("long ago", "now"))
     graph = (said(BETTER, "pleural effusion"), other)

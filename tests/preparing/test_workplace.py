@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bench.errors import UserError
-from bench.preparing.workplace import Workplace, folder_beside, key_of_inputs, mark_of, workplace
+from bench.preparing.row_store import RowStore
+from bench.preparing.workplace import (
+    PARTIAL,
+    Workplace,
+    folder_beside,
+    key_of_inputs,
+    mark_of,
+    workplace,
+)
 from bench.preparing.writing import check_out
+
+LAYOUT = {"films": (np.uint8, (3,))}
 
 
 def names(folder: Path) -> list[str]:
@@ -65,9 +77,16 @@ def test_keys_tell_inputs_apart():
 
 @pytest.mark.parametrize(
     ("error", "stays"),
-    [(None, False), (UserError("x"), False), (ValueError(), False), (KeyboardInterrupt(), True)],
+    [
+        (None, False),
+        (UserError("x"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError("x"), False),
+        (ValueError(), False),
+        (KeyboardInterrupt(), True),
+    ],
 )
-def test_only_an_interruption_leaves_stages(
+def test_an_interruption_and_what_a_user_can_mend_leave_stages(
     error: BaseException | None, stays: bool, tmp_path: Path
 ):
     out = tmp_path / "cohort"
@@ -79,9 +98,34 @@ def test_only_an_interruption_leaves_stages(
                 raise error
     except BaseException as raised:
         caught = raised
-    assert caught is error
+    if stays and not isinstance(error, KeyboardInterrupt):
+        assert isinstance(caught, UserError)
+        assert str(caught).endswith("; the same command then goes on from what was finished")
+    else:
+        assert caught is error
     assert (folder_beside(out) / "events-a").exists() == stays
     assert names(tmp_path) == ([".cohort.preparing"] if stays else [])
+
+
+def test_a_refusal_leaves_finished_films_and_nothing_half_written(tmp_path: Path):
+    out = tmp_path / "cohort"
+    with pytest.raises(UserError, match="goes on"), workplace(out) as work:
+        RowStore(work.films, 2, LAYOUT).write(1, "key", {"films": np.ones(3, np.uint8)})
+        (work.folder / f"events-a{PARTIAL}").write_text("half")
+        work.spill.mkdir()
+        raise UserError("broken")
+    assert names(folder_beside(out)) == ["films", "lock"]
+    assert RowStore(folder_beside(out) / "films", 2, LAYOUT).holds(1, "key")
+
+
+def test_a_refusal_before_anything_was_finished_leaves_nothing(tmp_path: Path):
+    error = UserError("broken")
+    with pytest.raises(UserError) as caught, workplace(tmp_path / "cohort") as work:
+        RowStore(work.films, 2, LAYOUT)
+        (work.folder / f"events-a{PARTIAL}").write_text("half")
+        raise error
+    assert caught.value is error
+    assert names(tmp_path) == []
 
 
 def test_two_processes_do_not_prepare_one_cohort(tmp_path: Path):
