@@ -12,18 +12,20 @@ python -m bench.simulate finetune --help                          a Stable Diffu
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import joblib
 import numpy as np
+import pandas as pd
 
 from bench import arguments
 from bench.errors import Parser, UserError, nearest, run_command
 from bench.simulating import engines, oracle
+from bench.simulating.flags import seed
 from bench.simulating.identifiers import Identifiers, draw_identifiers
 from bench.simulating.populate import simulate_population
 from bench.simulating.population import Population
@@ -60,7 +62,7 @@ def parser() -> Parser:
         help=", ".join(Engine),
     )
     p.add_argument("--out", type=Path, metavar="DIR", help="where (data/raw/SIZE[-ENGINE])")
-    p.add_argument("--seed", type=int, default=7, metavar="N", help="decides everything")
+    p.add_argument("--seed", type=seed, default=7, metavar="N", help="decides everything")
     p.add_argument(
         "--film-size", type=arguments.positive, default=256, metavar="PX", help="side of a film"
     )
@@ -117,6 +119,9 @@ def _add_image_longitudinal(p: Parser) -> None:
         help="of --decoder diffusion: a Stable Diffusion 1.x folder whose U-Net was trained on "
         "this autoencoder's vectors, in place of the tiny model",
     )
+    p.add_argument(
+        "--engines", type=Path, default=engines.CACHE, metavar="DIR", help="trained engines"
+    )
 
 
 def oracle_parser() -> Parser:
@@ -156,12 +161,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("already there")
         return 0
     started = time.monotonic()
-    jobs = arg.jobs or os.cpu_count() or 1
+    jobs = arg.jobs or joblib.cpu_count()
     # A painter may train for minutes, and keeps what it has learned.
-    painter = engines.painter_of(settings, jobs)
+    painter = engines.painter_of(settings, jobs, arg.engines)
     population, ids = _populate(arg.size, settings, real)
     write_raw(out, population, ids, settings, painter, jobs)
     print(_summary(population, out, time.monotonic() - started))
+    if arg.engine is Engine.PIE:
+        from bench.simulating.pie.painter import rejection_line
+
+        print(rejection_line(pd.read_csv(out / "truth" / "films.csv")))
     return 0
 
 
@@ -231,7 +240,7 @@ def _oracle(words: Sequence[str]) -> int:
 def _evaluate(words: Sequence[str]) -> int:
     from bench.simulating.image_longitudinal import command
 
-    return command.main(words[1:], engines.CACHE)
+    return command.main(words[1:])
 
 
 def _pie(words: Sequence[str]) -> int:

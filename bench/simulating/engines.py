@@ -28,8 +28,8 @@ def courses_of(settings: Settings) -> CourseMaker:
     return AssociatedCourses(settings.options["association"])
 
 
-def painter_of(settings: Settings, jobs: int) -> Painter:
-    """Who draws the films; trains what is not in the cache yet.
+def painter_of(settings: Settings, jobs: int, cache: Path = CACHE) -> Painter:
+    """Who draws the films; trains what is not in the cache of trained engines yet.
 
     Raises:
         UserError: the engine cannot draw films of this size.
@@ -38,13 +38,13 @@ def painter_of(settings: Settings, jobs: int) -> Painter:
     if settings.engine is Engine.PIE:
         from bench.simulating.pie.painter import pie_painter
 
-        return pie_painter(size, settings.seed, jobs, CACHE, nuisance)
+        return pie_painter(size, settings.seed, jobs, cache, nuisance)
     decoder = settings.options.get("decoder", Decoder.PROCEDURAL)
     if decoder != Decoder.PROCEDURAL:
         from bench.simulating.image_longitudinal.decoders import Recipe
         from bench.simulating.image_longitudinal.painter import decoding_painter
 
-        return decoding_painter(size, nuisance, Recipe.of(settings.options), CACHE, jobs)
+        return decoding_painter(size, nuisance, Recipe.of(settings.options), cache, jobs)
     return ProceduralPainter(size, nuisance)
 
 

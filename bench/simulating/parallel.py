@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -22,5 +23,7 @@ def in_parallel(tasks: Iterable[Any], jobs: int) -> Iterator[Any]:
 
 
 def with_progress(tasks: list[Any], jobs: int, label: str) -> list[Any]:
-    """As `in_parallel`, all of them."""
+    """As `in_parallel`, all of them; off a terminal a line in place of a bar."""
+    if not sys.stderr.isatty():
+        print(f"{label}: drawing {len(tasks)}", file=sys.stderr, flush=True)
     return list(tqdm(in_parallel(tasks, jobs), label, len(tasks), disable=None))

@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.errors import UserError
+from bench.simulating.diffusion.cache import fingerprint
 from bench.simulating.diffusion.generator import TinyGenerator, sample
 from bench.simulating.diffusion.model import (
     DiffusionConfig,
@@ -182,3 +184,36 @@ def test_another_seed_draws_other_batches(tmp_path: Path):
     run_stage(second, tmp_path / "second.pt")
     same = zip(first.module.parameters(), second.module.parameters(), strict=True)
     assert not all(torch.equal(a, b) for a, b in same)
+
+
+def test_away_from_a_terminal_lines_tell_how_far_it_is(tmp_path: Path, capsys):
+    module = nn.Linear(1, 1)
+
+    def loss(rows: Tensor, draws: torch.Generator) -> Tensor:
+        return module(torch.ones(1, 1)).square().mean()
+
+    stage = Stage("toy", module, loss, 4, n_steps=4, batch_size=2, lr=0.1, seed=0)
+    stage = replace(stage, checkpoint_every=2)
+    run_stage(stage, tmp_path / "at")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "toy: training of 4 steps" and len(lines) == 3
+    assert lines[1].startswith("toy: step 2 of 4, loss ") and lines[1].endswith("min left")
+    run_stage(replace(stage, n_steps=6), tmp_path / "at")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "toy: training of 6 steps, from step 4" and "step 6 of 6" in lines[1]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut", b"\x80\x02K\x01."])
+def test_a_damaged_checkpoint_is_told_in_one_line(content: bytes, tmp_path: Path):
+    module = nn.Linear(1, 1)
+    stage = Stage("toy", module, lambda *_: module.weight.sum(), 4, 2, 2, 0.1, 0)
+    (tmp_path / "at.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"at\.pt is damaged: remove it"):
+        run_stage(stage, tmp_path / "at.pt")
+
+
+def test_a_changed_source_is_another_fingerprint(tmp_path: Path):
+    (tmp_path / "a.py").write_text("x = 1")
+    before = fingerprint([tmp_path / "a.py"])
+    (tmp_path / "a.py").write_text("x = 2")
+    assert len(before) == 12 and fingerprint([tmp_path / "a.py"]) != before

@@ -376,3 +376,9 @@ def test_wrong_usage_is_refused_in_one_line(
     assert error.startswith("error: ") and says in error
     assert {p.name for p in tmp_path.iterdir()} == {"lost", "lateral", "empty"}
     assert list((tmp_path / "empty").iterdir()) == []
+
+
+def test_pies_spellings_of_the_options_are_taken():
+    spelled = "--pretrained_model_name_or_path a --output_dir b --condition text --revision main"
+    arg = finetune_command.parser().parse_args(spelled.split())
+    assert (str(arg.pretrained_model_name_or_path), str(arg.output_dir)) == ("a", "b")

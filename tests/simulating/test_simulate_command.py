@@ -68,6 +68,7 @@ def test_other_settings_are_refused_and_replaced_by_force(tmp_path: Path):
     ("arguments", "says"),
     [
         (["--film-size", "97"], "even"),
+        (["--seed", "-1"], "-1"),
         (["oracle"], "DIR"),
         (["oracle", "nowhere"], "truth"),
         (["small"], "unknown argument 'small'"),

@@ -12,6 +12,7 @@ import torch
 from bench.errors import UserError
 from bench.simulating.diffusion import stable_diffusion
 from bench.simulating.diffusion.generator import sample
+from bench.simulating.diffusion.schedule import Schedule
 from bench.simulating.diffusion.stable_diffusion import (
     StableDiffusion,
     TextStableDiffusion,
@@ -111,6 +112,37 @@ def test_other_noise_schedules_are_refused(pipeline_folder: Path, tmp_path: Path
     file.write_text(json.dumps({"beta_schedule": "linear"}))
     with pytest.raises(UserError, match="scaled_linear"):
         TextStableDiffusion(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("scheduler/scheduler_config.json", "[]", "scheduler_config.json"),
+        ("scheduler/scheduler_config.json", '{"beta_start": "x"}', "beta_start"),
+        ("scheduler/scheduler_config.json", '{"num_train_timesteps": 0}', "num_train_timesteps"),
+        ("tokenizer/vocab.json", "{broken", "tokenizer"),
+        ("tokenizer/vocab.json", "[]", "tokenizer"),
+        ("unet/config.json", "[]", "unet"),
+    ],
+)
+def test_broken_files_of_a_pipeline_are_one_line(
+    file: str, content: str, says: str, pipeline_folder: Path, tmp_path: Path
+):
+    shutil.copytree(pipeline_folder, tmp_path / "sd")
+    (tmp_path / "sd" / file).write_text(content)
+    with pytest.raises(UserError, match=says) as refused:
+        TextStableDiffusion(tmp_path / "sd")
+    assert "\n" not in str(refused.value)
+
+
+def test_more_inference_steps_than_training_steps_are_refused():
+    with pytest.raises(UserError, match="50 inference steps"):
+        Schedule(n_steps=10).timesteps(50)
+
+
+def test_loading_prints_no_advice(pipeline_folder: Path, caplog: pytest.LogCaptureFixture, capfd):
+    TextStableDiffusion(pipeline_folder)
+    assert "accelerate" not in caplog.text + capfd.readouterr().err
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch, tmp_path: Path):

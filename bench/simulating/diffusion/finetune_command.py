@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
+
+import joblib
 
 from bench import arguments
 from bench.environment import choose_device
 from bench.errors import Parser, UserError
+from bench.simulating import flags
 from bench.simulating.diffusion.finetune import (
     RECIPES,
     Condition,
@@ -47,9 +50,10 @@ def parser() -> Parser:
         "text as in PIE (arXiv 2309.11745), or by vectors as in Image-Longitudinal "
         "(arXiv 2410.16177). Killed, the same command goes on. Defaults are the papers'.",
     )
-    add = p.add_argument
-    add("--pretrained-model-name-or-path", type=Path, required=True, metavar="DIR",
-        help="a Stable Diffusion 1.x folder saved by diffusers; nothing is downloaded")  # fmt: skip
+    add = partial(flags.add, p)
+    flags.add_pretrained(
+        p, "a Stable Diffusion 1.x folder saved by diffusers; nothing is downloaded", required=True
+    )
     add("--condition", type=arguments.choice(Condition), required=True, metavar="NAME",
         help="text: films of --raw and their CheXpert labels; vector: the films of the "
         "autoencoder of --decoder diffusion, its z and severities")  # fmt: skip
@@ -72,8 +76,8 @@ def _add_recipe(p: Parser) -> None:
 
     def add(flag: str, kind: Callable[[str], Any], metavar: str, meaning: str, field: str) -> None:
         default = f"(text {getattr(text, field):g}, vector {getattr(vector, field):g})"
-        p.add_argument(
-            flag, type=kind, metavar=metavar, dest=field, help=f"{meaning} {default}".strip()
+        flags.add(
+            p, flag, type=kind, metavar=metavar, dest=field, help=f"{meaning} {default}".strip()
         )
 
     add("--train-steps", arguments.positive, "N", "steps of the optimizer", "n_steps")
@@ -89,7 +93,7 @@ def _add_recipe(p: Parser) -> None:
         "noise_offset",
     )
     add("--resolution", arguments.positive, "PX", "side of the films", "resolution")
-    add("--seed", arguments.whole, "N", "of films and noise", "seed")
+    add("--seed", flags.seed, "N", "of films and noise", "seed")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -138,7 +142,7 @@ def _loaded(
 ) -> tuple[StableDiffusion, Examples]:
     """The pipeline, and the films of a source as it is told of them."""
     folder, device = arg.pretrained_model_name_or_path, choose_device(arg.device)
-    jobs = arg.jobs or os.cpu_count() or 1
+    jobs = arg.jobs or joblib.cpu_count()
     if isinstance(source, Prompted):
         told = TextStableDiffusion(folder, device=device)
         return told, TextExamples(source, told, recipe.resolution, jobs)

@@ -8,6 +8,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from bench.errors import UserError
+
 CLEAN: Final = -1
 """The step after the last one: no noise is left."""
 
@@ -34,7 +36,15 @@ class Schedule:
         return 1.0 if t == CLEAN else float(self.alphas_bar()[t])
 
     def timesteps(self, inference_steps: int) -> list[int]:
-        """The steps that are run, noisiest first: every (n_steps / inference_steps)-th, plus 1."""
+        """The steps that are run, noisiest first: every (n_steps / inference_steps)-th, plus 1.
+
+        Raises:
+            UserError: the model was trained on fewer steps.
+        """
+        if inference_steps > self.n_steps:
+            raise UserError(
+                f"{inference_steps} inference steps of a model of {self.n_steps} training steps"
+            )
         stride = self.n_steps // inference_steps
         return [min(i * stride + 1, self.n_steps - 1) for i in reversed(range(inference_steps))]
 

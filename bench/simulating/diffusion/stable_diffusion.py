@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.simulating.diffusion.schedule import Schedule
 
 N_TOKENS: Final = 77
@@ -37,16 +37,19 @@ class StableDiffusion:
         _check_parts(folder, ("unet", "vae", "scheduler"))
         self.device = torch.device(device)
         self.schedule = _schedule(folder / "scheduler" / "scheduler_config.json")
-        self.unet = self._load(diffusers.UNet2DConditionModel, _unet_folder(folder, finetuned))
-        self.vae = self._load(diffusers.AutoencoderKL, folder / "vae")
+        # Said, so that diffusers does not print advice to install accelerate.
+        whole = {"low_cpu_mem_usage": False}
+        unet = _unet_folder(folder, finetuned)
+        self.unet = self._load(diffusers.UNet2DConditionModel, unet, **whole)
+        self.vae = self._load(diffusers.AutoencoderKL, folder / "vae", **whole)
         self.factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
         self.width: int = self.unet.config.cross_attention_dim
         self.channels: int = self.unet.config.in_channels
 
-    def _load(self, kind: Any, folder: Path) -> Any:
+    def _load(self, kind: Any, folder: Path, **how: Any) -> Any:
         with _readable(folder):
             model, loading = kind.from_pretrained(
-                folder, local_files_only=True, output_loading_info=True
+                folder, local_files_only=True, output_loading_info=True, **how
             )
         # Weights that a folder lacks would be drawn at random.
         if loading["missing_keys"]:
@@ -128,9 +131,8 @@ def _readable(folder: Path) -> Iterator[None]:
     """Turn what the libraries raise of a broken folder into one line."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"cannot read the model in {folder}: {reason}")
+    except Exception as error:  # Of a broken file the libraries raise almost anything.
+        raise UserError(f"cannot read the model in {folder}: {first_line(error)}")
 
 
 def _library(name: str) -> Any:
@@ -158,13 +160,17 @@ def _schedule(file: Path) -> Schedule:
         config = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {file}: {error}")
+    if not isinstance(config, dict):
+        raise UserError(f"{file} is no scheduler's: expected an object of settings")
     wanted = {"beta_schedule": "scaled_linear", "prediction_type": "epsilon"}
     for name, value in wanted.items():
         if config.get(name, value) != value:
             raise UserError(f"{file}: {name} is {config[name]}, only {value} is supported")
     default = Schedule()
-    return Schedule(
-        config.get("num_train_timesteps", default.n_steps),
-        config.get("beta_start", default.beta_start),
-        config.get("beta_end", default.beta_end),
-    )
+    n_steps = config.get("num_train_timesteps", default.n_steps)
+    betas = config.get("beta_start", default.beta_start), config.get("beta_end", default.beta_end)
+    if not isinstance(n_steps, int) or n_steps < 1:
+        raise UserError(f"{file}: num_train_timesteps is {n_steps}, not a whole number above 0")
+    if not all(isinstance(beta, float) and 0 < beta < 1 for beta in betas):
+        raise UserError(f"{file}: beta_start and beta_end are {betas}, not numbers between 0 and 1")
+    return Schedule(n_steps, *betas)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from bench.checkpoints import save
+from bench.simulating.diffusion.cache import one_line_if_damaged
 
 WARMUP_STEPS: Final = 50
 LAST_LR: Final = 0.05
@@ -58,6 +61,7 @@ def run_stage(stage: Stage, checkpoint: Path) -> None:
     average = copy.deepcopy(stage.module).requires_grad_(False)
     optimizer = torch.optim.AdamW(stage.module.parameters(), lr=stage.lr, weight_decay=1e-2)
     first = _resume(stage.module, average, optimizer, checkpoint)
+    log = _Log(stage, first)
     stage.module.train()
     steps = tqdm(
         range(first, stage.n_steps), stage.name, stage.n_steps, initial=first, disable=None
@@ -70,8 +74,28 @@ def run_stage(stage: Stage, checkpoint: Path) -> None:
         done = step + 1
         if done % stage.checkpoint_every == 0 or done == stage.n_steps:
             save(checkpoint, _state(stage.module, average, optimizer, done))
+            log.say(done, loss)
     stage.module.load_state_dict(average.state_dict())
     stage.module.eval()
+
+
+class _Log:
+    """A plain line at the start and at each checkpoint where no bar can be shown, as in a file."""
+
+    def __init__(self, stage: Stage, first: int) -> None:
+        self.stage, self.first, self.started = stage, first, time.monotonic()
+        resumed = f", from step {first}" if first else ""
+        self._print(f"training of {stage.n_steps} steps{resumed}")
+
+    def say(self, done: int, loss: float) -> None:
+        """How far it is, and how long the rest takes at the pace so far."""
+        pace = (time.monotonic() - self.started) / (done - self.first)
+        minutes = pace * (self.stage.n_steps - done) / 60
+        self._print(f"step {done} of {self.stage.n_steps}, loss {loss:.4f}, {minutes:.1f} min left")
+
+    def _print(self, what: str) -> None:
+        if not sys.stderr.isatty():
+            print(f"{self.stage.name}: {what}", file=sys.stderr, flush=True)
 
 
 def _step(stage: Stage, optimizer: torch.optim.Optimizer, step: int) -> float:
@@ -123,11 +147,12 @@ def _resume(
     """Go back to the checkpoint; returns the steps that are done."""
     if not checkpoint.exists():
         return 0
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    module.load_state_dict(content["module"])
-    average.load_state_dict(content["average"])
-    optimizer.load_state_dict(content["optimizer"])
-    return content["step"]
+    with one_line_if_damaged(checkpoint):
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(content["module"])
+        average.load_state_dict(content["average"])
+        optimizer.load_state_dict(content["optimizer"])
+        return int(content["step"])
 
 
 @contextmanager

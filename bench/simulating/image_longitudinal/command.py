@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import joblib
+
 from bench import arguments
 from bench.errors import Parser, UserError
+from bench.simulating.engines import CACHE
 from bench.simulating.image_longitudinal.association import noise_variance
 from bench.simulating.image_longitudinal.decoders import Recipe
 from bench.simulating.image_longitudinal.evaluation import ceiling_table, evaluate, table
@@ -44,16 +46,19 @@ def parser() -> Parser:
     )
     p.add_argument("--epochs", type=arguments.positive, default=20, metavar="N")
     p.add_argument("--jobs", type=arguments.positive, metavar="N", help="processes (cores)")
+    p.add_argument("--engines", type=Path, default=CACHE, metavar="DIR", help="trained engines")
     return p
 
 
-def main(argv: Sequence[str], root: Path) -> int:
-    """Run the check; `root`: the cache of trained engines."""
+def main(argv: Sequence[str]) -> int:
+    """Run the check."""
     arg = parser().parse_args(argv)
     settings = _settings(arg.raw)
     options, seed = settings["options"], settings["seed"]
     v = noise_variance(options["association"])
-    show = _show(options, root, arg.jobs or os.cpu_count() or 1)
+    show = _show(options, arg.engines, arg.jobs or joblib.cpu_count())
+    n = arg.subjects + arg.test_subjects
+    print(f"drawing {n} films and series, then learning from them: minutes", flush=True)
     train = draw_pairs(arg.subjects, v, 2 * seed, show)
     test = draw_pairs(arg.test_subjects, v, 2 * seed + 1, show)
     found = evaluate(train, test, v, n_epochs=arg.epochs)

@@ -61,8 +61,16 @@ class Calibration:
 
     @classmethod
     def from_json(cls, content: dict[str, Any]) -> Calibration:
-        """Inverse of `to_json`."""
-        return cls(np.array([[content[d][f] for f in FILM_SEVERITIES] for d in ("up", "down")]))
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError, LookupError, TypeError: the content is something else.
+        """
+        rows = [[content[d][f] for f in FILM_SEVERITIES] for d in ("up", "down")]
+        share = np.array(rows, dtype=float)
+        if share.ndim != 3 or not np.isfinite(share).all():
+            raise ValueError("not a curve of shares by direction and finding")
+        return cls(share)
 
 
 @dataclass(frozen=True)
@@ -137,13 +145,13 @@ def calibrate(
     for direction, sign in ((UP, 1), (DOWN, -1)):
         for f in range(len(FILM_SEVERITIES)):
             rows = goal.asked[:, f] & (sign * wanted[:, f] > 0)
-            share[direction, f] = _monotone(change[:, rows, f], wanted[rows, f])
+            share[direction, f] = rising_share(change[:, rows, f], wanted[rows, f])
     return Calibration(share)
 
 
-def _monotone(change: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Rising shares [N + 1] from 0, of changes [N + 1, films] that were wanted."""
+def rising_share(change: np.ndarray, wanted: np.ndarray, most: float | None = 1.0) -> np.ndarray:
+    """Rising shares [N + 1] from 0 to `most`, of changes [N + 1, films] that were wanted."""
     slope = change @ wanted / max(float(wanted @ wanted), 1e-9)
     stages = np.arange(len(slope))
-    rising = IsotonicRegression(y_min=0.0, y_max=1.0).fit_transform(stages[1:], slope[1:])
+    rising = IsotonicRegression(y_min=0.0, y_max=most).fit_transform(stages[1:], slope[1:])
     return np.concatenate([[0.0], rising])

@@ -8,21 +8,25 @@ score      response, off-target change, identity and realism on held-out simulat
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import joblib
+import numpy as np
 import pandas as pd
 
 from bench import arguments
 from bench.errors import Parser, UserError
 from bench.simulating.engines import CACHE
+from bench.simulating.flags import add, add_pretrained, seed
 from bench.simulating.pie.calibration import Calibration
 from bench.simulating.pie.clip import ClipImages
 from bench.simulating.pie.edit import Anchor, Inversion, Options
 from bench.simulating.pie.engine import EngineConfig, load_engine
 from bench.simulating.pie.film_edit import MASK_FROM_REGIONS, Request, edit_film
-from bench.simulating.pie.findings import named
+from bench.simulating.pie.findings import level, named, severity_of
+from bench.simulating.pie.painter import LEAST_CHANGE
 from bench.simulating.pie.score import score
 from bench.simulating.pie.sheets import check_free, score_table, write_score
 from bench.simulating.population import FILM_SEVERITIES
@@ -39,29 +43,39 @@ def main(words: Sequence[str]) -> int:
 def edit_parser() -> Parser:
     """The arguments after the word `edit`: PIE's own names and defaults."""
     p = _parser("edit", "Edit one film step by step towards a finding.")
-    _add(p, "--image", type=Path, required=True, metavar="FILE", help="the start film, PNG or JPEG")
-    _add(
-        p, "--mask", metavar="FILE",
+    p.add_argument(
+        "--image", "--image_path", type=Path, required=True, metavar="FILE",
+        help="the start film: PNG, JPEG or TIFF",
+    )  # fmt: skip
+    p.add_argument(
+        "--mask", "--mask_path", metavar="FILE",
         help=f"what may change, white; '{MASK_FROM_REGIONS}': where the findings show in a typical "
         "chest; without it everything may change, as in PIE",
     )  # fmt: skip
     p.add_argument(
         "--condition", action="append", default=[], type=_assignment, metavar="FINDING=SEVERITY",
-        help="e.g. edema=1.2 or effusion_left=2 (.3 mild, 1 clear, 2 severe); may be repeated",
+        help="e.g. edema=1.2 or effusion_left=2 (.3 mild, 1 clear, 2 severe); may be repeated; the "
+        "last film comes as near as it can, which the end of the output tells",
+    )  # fmt: skip
+    p.add_argument(
+        "--as-published", action="store_true",
+        help="tell the tiny engine these severities themselves and go through all stages, as PIE "
+        "does: the films stay far milder than asked",
     )  # fmt: skip
     p.add_argument("--prompt", metavar="TEXT", help="for a Stable Diffusion folder")
-    _add(
-        p, "--pretrained-model-name-or-path", type=Path, metavar="DIR",
-        help="a Stable Diffusion 1.x folder saved by diffusers; without it the tiny engine",
-    )  # fmt: skip
-    _add(p, "--finetuned-path", type=Path, metavar="DIR", help="its U-Net of the domain")
+    add_pretrained(
+        p, "a Stable Diffusion 1.x folder saved by diffusers; without it the tiny engine"
+    )
+    add(p, "--finetuned-path", type=Path, metavar="DIR", help="its U-Net of the domain")
     _add_editing(p, DEFAULTS)
     p.add_argument("--inversion", type=arguments.choice(Inversion), default=DEFAULTS.inversion,
                    metavar="NAME", help=", ".join(Inversion))  # fmt: skip
     p.add_argument("--anchor", type=arguments.choice(Anchor), default=DEFAULTS.anchor,
                    metavar="NAME", help=", ".join(Anchor))  # fmt: skip
-    _add(p, "--output-dir", type=Path, default=Path("simulation"), metavar="DIR", help="where")
-    p.add_argument("--seed", type=int, default=42, metavar="N", help="of the edit's noise")
+    p.add_argument("--reencode", action="store_true",
+                   help="decode and encode between stages, as PIE's code: blurs")  # fmt: skip
+    add(p, "--output-dir", type=Path, default=Path("simulation"), metavar="DIR", help="where")
+    p.add_argument("--seed", type=seed, default=42, metavar="N", help="of the edit's noise")
     p.add_argument(
         "--resolution", type=arguments.positive, default=512, metavar="PX",
         help="side of the films; the tiny engine edits at 64 and adds its difference",
@@ -83,7 +97,7 @@ def score_parser() -> Parser:
         help="a CLIP folder saved by transformers: also CLIP-I, how alike start and last films are",
     )  # fmt: skip
     _add_editing(p, EngineConfig().options)
-    _add(p, "--output-dir", type=Path, metavar="DIR", help="where curves and sheets go (nowhere)")
+    add(p, "--output-dir", type=Path, metavar="DIR", help="where curves and sheets go (nowhere)")
     return p
 
 
@@ -94,7 +108,7 @@ def calibrate_parser() -> Parser:
 
 def _parser(word: str, description: str) -> Parser:
     p = Parser(prog=f"python -m bench.simulate {word}", description=description)
-    p.add_argument("--engine-seed", type=int, default=7, metavar="N", help="of the tiny engine")
+    p.add_argument("--engine-seed", type=seed, default=7, metavar="N", help="of the tiny engine")
     p.add_argument(
         "--engines", type=Path, default=CACHE, metavar="DIR",
         help="trained engines; a missing one is trained, which takes some 12 minutes of one core",
@@ -103,20 +117,12 @@ def _parser(word: str, description: str) -> Parser:
     return p
 
 
-def _add(p: Parser, flag: str, **settings: object) -> None:
-    """An argument that may also be spelled with underscores, as PIE's own command has it."""
-    spellings = dict.fromkeys([flag, "--" + flag[2:].replace("-", "_")])
-    if flag in ("--image", "--mask"):
-        spellings |= {f"{flag}_path": None}
-    p.add_argument(*spellings, **settings)  # type: ignore[arg-type]
-
-
 def _add_editing(p: Parser, default: Options) -> None:
     p.add_argument("--step", type=arguments.positive, default=default.steps, metavar="N",
                    help="stages")  # fmt: skip
-    p.add_argument("--strength", type=float, default=default.strength, metavar="X",
+    p.add_argument("--strength", type=arguments.not_negative, default=default.strength, metavar="X",
                    help="share of the noise levels that a stage goes through, 0 to 1")  # fmt: skip
-    _add(p, "--guidance-scale", type=float, default=default.guidance, metavar="X",
+    add(p, "--guidance-scale", type=arguments.not_negative, default=default.guidance, metavar="X",
          help="how much the condition is exaggerated")  # fmt: skip
 
 
@@ -139,16 +145,39 @@ def _edit(words: Sequence[str]) -> int:
     arg = edit_parser().parse_args(words)
     options = Options(
         steps=arg.step, strength=arg.strength, guidance=arg.guidance_scale,
-        inversion=arg.inversion, anchor=arg.anchor,
+        inversion=arg.inversion, anchor=arg.anchor, reencode=arg.reencode,
     )  # fmt: skip
     request = Request(
         image=arg.image, mask=arg.mask, condition=named(dict(arg.condition)), prompt=arg.prompt,
         pipeline=arg.pretrained_model_name_or_path, finetuned=arg.finetuned_path,
         device=arg.device, seed=arg.seed, resolution=arg.resolution, options=options,
+        as_published=arg.as_published,
     )  # fmt: skip
-    edit_film(request, EngineConfig(seed=arg.engine_seed), _jobs(arg), arg.engines, arg.output_dir)
+    config = EngineConfig(seed=arg.engine_seed)
+    seen = edit_film(request, config, _jobs(arg), arg.engines, arg.output_dir)
     print(f"{arg.step + 1} films, their GIF and confidence curve -> {arg.output_dir}")
+    _print_reached(request.condition, seen)
     return 0
+
+
+def _print_reached(condition: dict[str, float], seen: np.ndarray) -> None:
+    """Asked and seen severities, and a warning of findings that did not go where they should.
+
+    Args:
+        condition: severities asked for
+        seen: levels after stages 0..N, [N + 1, 12]
+    """
+    failed = []
+    for finding, severity in condition.items():
+        first, last = seen[[0, -1], FILM_SEVERITIES.index(finding)]
+        wanted = float(level(np.array(severity))) - first
+        if abs(wanted) > LEAST_CHANGE and (last - first) * np.sign(wanted) < LEAST_CHANGE:
+            failed.append(f"{finding} did not {'rise' if wanted > 0 else 'fall'}")
+        first, last = severity_of(np.array([first, last]))
+        print(f"{finding}: asked {severity:g}, seen {first:.2f} at the start, {last:.2f} at last")
+    if failed:
+        print(f"warning: {', '.join(failed)}: another film, mask or --guidance-scale may help",
+              file=sys.stderr)  # fmt: skip
 
 
 def _calibrate(words: Sequence[str]) -> int:
@@ -191,4 +220,4 @@ def _score(words: Sequence[str]) -> int:
 
 
 def _jobs(arg: argparse.Namespace) -> int:
-    return arg.jobs or os.cpu_count() or 1
+    return arg.jobs or joblib.cpu_count()

@@ -17,6 +17,7 @@ also draws every encoding at random; here the encoder's mean is taken.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -54,6 +55,7 @@ class Options:
 
     steps: N; strength: gamma, 0..1; guidance: w; beta1, beta2: blend outside and inside the mask
     inference_steps: S
+    reencode: decode and encode again between stages, as the authors' code
     """
 
     steps: int = 10
@@ -69,6 +71,10 @@ class Options:
     def __post_init__(self) -> None:
         if not 0 <= self.strength <= 1:
             raise UserError(f"strength {self.strength:g}: choose a number from 0 to 1")
+        if not math.isfinite(self.guidance):
+            raise UserError(f"guidance {self.guidance}: choose a finite number")
+        if not (0 <= self.beta1 <= 1 and 0 <= self.beta2 <= 1):
+            raise UserError(f"beta {self.beta1:g} and {self.beta2:g}: choose numbers from 0 to 1")
         if self.steps < 1 or self.inference_steps < 1:
             raise UserError("steps and inference steps: choose whole numbers above 0")
 

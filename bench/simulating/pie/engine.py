@@ -10,14 +10,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
-from bench.simulating.diffusion.cache import key
+from bench.simulating.diffusion.cache import key, one_line_if_damaged
 from bench.simulating.diffusion.generator import TinyGenerator
 from bench.simulating.diffusion.model import DiffusionConfig
 from bench.simulating.diffusion.training import Films, train
+from bench.simulating.flags import check_writable
 from bench.simulating.pie.calibration import Calibration, calibrate
 from bench.simulating.pie.compose import SIZE
 from bench.simulating.pie.edit import Options
-from bench.simulating.pie.films import FILMS_EACH, draw_films, training_films
+from bench.simulating.pie.films import FILMS_EACH, draw_films, renderer_fingerprint, training_films
 from bench.simulating.pie.findings import level
 from bench.simulating.pie.masks import mask_settings
 from bench.simulating.pie.severity import SeverityConfig, SeverityNet, train_severity
@@ -51,6 +52,7 @@ class EngineConfig:
         """What identifies the training films."""
         return {
             "films": "procedural",
+            "renderer": renderer_fingerprint(),
             "size": SIZE,
             "seed": self.seed,
             "patients": self.n_patients,
@@ -116,11 +118,14 @@ def _severity(config: EngineConfig, films: Callable[[], Films], cache: Path) -> 
 def _calibration(
     config: EngineConfig, generator: TinyGenerator, net: SeverityNet, jobs: int, cache: Path
 ) -> Calibration:
-    decides = {"format": FORMAT, "masks": mask_settings(), **asdict(config)}
+    drawn = {"renderer": renderer_fingerprint(), "masks": mask_settings()}
+    decides = {"format": FORMAT, **drawn, **asdict(config)}
     file = cache / f"calibration-{key(decides)}.json"
     if not file.exists():
+        check_writable(cache)
         patients = range(config.n_patients, config.n_patients + config.n_calibration)
         images, severities, boxes = draw_films(config.seed, patients, 1, SIZE, jobs)
         found = calibrate(images, severities, boxes, generator, net, config.options, config.seed)
         write_json(file, {"config": asdict(config), **found.to_json()})
-    return Calibration.from_json(json.loads(file.read_text()))
+    with one_line_if_damaged(file):
+        return Calibration.from_json(json.loads(file.read_text()))

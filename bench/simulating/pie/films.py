@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import chain
+from pathlib import Path
 from typing import Final
 
 import joblib
 import numpy as np
 
+from bench import errors
+from bench.registry import source_files
 from bench.simulating.anatomy import draw_anatomy
 from bench.simulating.boxes import Box
-from bench.simulating.film import render_film
+from bench.simulating.diffusion.cache import fingerprint
+from bench.simulating.film import Film, render_film
 from bench.simulating.parallel import with_progress
+from bench.simulating.pie import findings
 from bench.simulating.pie.findings import MOST
 from bench.simulating.population import FILM_SEVERITIES
 from bench.simulating.streams import Tag, stream
@@ -21,6 +27,15 @@ FILMS_EACH: Final = 6
 
 Drawn = tuple[np.ndarray, np.ndarray, list[dict[str, Box]]]
 """Films uint8 [N, S, S], severities float32 [N, 12], boxes."""
+
+
+@cache
+def renderer_fingerprint() -> str:
+    """Hash of the code that draws films of an engine, and their severities."""
+    renderer = source_files(f"{Film.__module__}:{Film.__name__}")
+    # What errors say draws nothing.
+    files = {*renderer, Path(__file__), Path(findings.__file__)} - {Path(errors.__file__)}
+    return fingerprint(sorted(files))
 
 
 def training_films(

@@ -18,11 +18,21 @@ FEATHER: Final = 1 / 32
 HEART_ROOM: Final = 1.35
 """A heart may grow by this much."""
 
+TYPICAL_ROOM: Final = 1.3
+"""Typical boxes that are so much wider and higher cover 98 % of the lungs' own boxes on drawn films
+(as they are, 81 %: what they leave out holds the edit back, and its effect is half as large)."""
+
 
 def mask_settings() -> dict[str, Any]:
     """All that decides where a finding may be edited, JSON-able."""
     regions = {finding: regions_of(finding) for finding in FILM_SEVERITIES}
     return {"regions": regions, "feather": FEATHER, "heart room": HEART_ROOM}
+
+
+def roomy_boxes(size: int) -> dict[str, Box]:
+    """Where regions are on a film of `size` px whose own boxes nobody knows."""
+    typical = canonical_boxes(size, size)
+    return {region: _grown(box, TYPICAL_ROOM) for region, box in typical.items()}
 
 
 def finding_mask(finding: str, boxes: Mapping[str, Box], size: int, side: int) -> np.ndarray:

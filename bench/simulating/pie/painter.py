@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -78,6 +79,17 @@ def pie_painter(size: int, seed: int, jobs: int, cache: Path, nuisance: float = 
     config = EngineConfig(seed=seed)
     load_engine(config, jobs, cache)
     return PiePainter(config, cache.absolute(), size, nuisance)
+
+
+def rejection_line(films: pd.DataFrame) -> str:
+    """How often edits went the wrong way, of a simulation's `truth/films.csv`."""
+    rejected = films["n_rejected"].dropna()
+    kept = int((rejected == N_DRAWS).sum())
+    return (
+        f"{len(rejected)} edited films: {int(rejected.sum())} edits went the wrong way and were "
+        f"rejected; {kept} films ({kept / max(len(rejected), 1):.1%}) still did after {N_DRAWS} "
+        "draws and keep their label"
+    )
 
 
 def _later_films(engine: Engine, first: Film, sitter: Sitter, nuisance: float) -> list[Film]:

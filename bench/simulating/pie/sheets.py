@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bench.errors import UserError
 from bench.simulating.diffusion.model import to_bytes
+from bench.simulating.flags import check_writable
 from bench.simulating.pie.score import Score
 from bench.simulating.population import FILM_SEVERITIES
 from bench.store import one_line_if_refused
@@ -28,9 +29,10 @@ N_SHEET_FILMS: Final = 6
 
 
 def check_free(out: Path) -> None:
-    """Raise `UserError` if a folder is there that is not an older result."""
+    """Raise `UserError` unless a folder can be made, or an older result in it be replaced."""
     if out.exists() and not (out / CURVE).is_file():
         raise UserError(f"{out} exists and is no edit: remove it or choose another --output-dir")
+    check_writable(out.absolute().parent)
 
 
 def write_edit(

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
 
 from bench import simulate
 from bench.errors import run_command
-from bench.simulating.pie import command
+from bench.simulating.diffusion.generator import TinyGenerator
+from bench.simulating.pie import command, engine, film_edit
 from bench.simulating.pie.engine import EngineConfig
 from bench.simulating.population import FILM_SEVERITIES
 
@@ -75,6 +79,81 @@ def test_outside_the_mask_nothing_changes(picture: Path, engines: Path, tmp_path
     assert not np.array_equal(first[:, 72:], last[:, 72:])
 
 
+def read(out: Path) -> np.ndarray:
+    return np.stack([np.asarray(Image.open(out / f"{n}.png")) for n in range(3)])
+
+
+def test_the_end_tells_asked_and_seen_and_what_did_not_rise(
+    picture: Path, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    """The film's brightness stands for its edema."""
+
+    def brightness(films: Tensor) -> np.ndarray:
+        levels = np.zeros((len(films), len(FILM_SEVERITIES)), dtype=np.float32)
+        levels[:, 0] = 1 + films.mean(dim=(1, 2, 3)).numpy()
+        return levels
+
+    for sign, rises in ((1, True), (-1, False)):
+        brighter = [torch.full((1, 4, 16, 16), float(n)) for n in range(3)]
+        monkeypatch.setattr(film_edit, "levels_of", lambda net, films: brightness(films))
+        monkeypatch.setattr(film_edit, "pie_latents", lambda *_, z=brighter, **__: z)
+        monkeypatch.setattr(
+            TinyGenerator, "decode",
+            lambda _, z, sign=sign: sign * 0.4 * z.mean() * torch.ones(1, 1, 64, 64),
+        )  # fmt: skip
+        edit(picture, tmp_path / str(sign), engines, "--resolution", "64")
+        printed = capsys.readouterr()
+        assert "edema: asked 1.2, seen " in printed.out
+        assert ("edema did not rise" in printed.err) != rises
+        assert printed.err.count("warning") == (not rises)
+
+
+def test_the_generator_is_asked_for_the_worst_unless_as_published(
+    picture: Path, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked, stages = [], film_edit.pie_latents
+
+    def listen(x0: Tensor, condition: Tensor, *args, **named):
+        asked.append(float(condition[0, 0]))
+        return stages(x0, condition, *args, **named)
+
+    monkeypatch.setattr(film_edit, "pie_latents", listen)
+    for name, more in (("new", []), ("old", ["--as-published"])):
+        edit(picture, tmp_path / name, engines, "--resolution", "64", *more)
+    assert asked == pytest.approx([np.log1p(2.5 / 0.25), np.log1p(1.2 / 0.25)])
+
+
+def test_films_may_be_encoded_again_between_stages(picture: Path, engines: Path, tmp_path: Path):
+    for name, more in (("kept", []), ("again", ["--reencode"])):
+        edit(picture, tmp_path / name, engines, "--resolution", "64", "--as-published", *more)
+    kept, again = read(tmp_path / "kept"), read(tmp_path / "again")
+    assert np.array_equal(kept[0], again[0]) and not np.array_equal(kept[2], again[2])
+
+
+def test_unusable_folders_are_refused_before_the_work(
+    picture: Path, engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    def work(*_: object, **__: object) -> None:
+        raise AssertionError("the work has begun")
+
+    monkeypatch.setattr(film_edit, "pie_latents", work)
+    monkeypatch.setattr(engine, "training_films", work)
+    assert stopped(lambda: edit(picture, picture / "out", engines)) == 2
+    assert stopped(lambda: edit(picture, tmp_path / "out", picture)) == 2
+    assert capsys.readouterr().err.count("cannot write") == 2
+
+
+def test_damaged_engines_are_told_in_one_line(picture: Path, engines: Path, tmp_path: Path, capsys):
+    for name in ("model.pt", "calibration*.json"):
+        broken = shutil.copytree(engines, tmp_path / name[:5])
+        file = next(broken.rglob(name))
+        file.write_bytes(file.read_bytes()[:100])
+        engine.load_engine.cache_clear()
+        assert stopped(lambda at=broken: edit(picture, tmp_path / "out", at)) == 2
+        error = capsys.readouterr().err
+        assert error == f"error: {file} is damaged: remove it, it is trained again\n"
+
+
 def test_same_seed_same_bytes(picture: Path, engines: Path, tmp_path: Path):
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         edit(picture, tmp_path / name, engines, "--seed", seed, "--resolution", "64")
@@ -94,12 +173,13 @@ def test_an_older_edit_is_replaced_and_nothing_else(picture: Path, engines: Path
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason=f"no open films in {REAL}; set REAL_CXR")
-def test_real_open_films_are_edited(engines: Path, tmp_path: Path):
+def test_real_open_films_are_edited(engines: Path, tmp_path: Path, capsys):
     for file in sorted(f for f in REAL.iterdir() if f.suffix in (".png", ".jpg")):
         assert edit(file, tmp_path / file.stem, engines, "--mask", "regions") == 0
         first, last = (np.asarray(Image.open(tmp_path / file.stem / f"{n}.png")) for n in (0, 2))
         assert first.shape == (512, 512) and first.std() > 20
         assert not np.array_equal(first, last)
+        assert "edema: asked 1.2, seen " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -111,6 +191,11 @@ def test_real_open_films_are_edited(engines: Path, tmp_path: Path):
         (["edit", "--image", "f.png", "--condition", "edema"], "FINDING=SEVERITY"),
         (["edit", "--image", "f.png", "--prompt", "edema"], "--pretrained-model-name-or-path"),
         (["edit", "--image", "f.png", "--condition", "edema=1", "--strength", "2"], "strength"),
+        (["edit", "--image", "f.png", "--condition", "edema=1", "--guidance-scale", "nan"], "nan"),
+        (["edit", "--image", "f.png", "--condition", "edema=1", "--guidance_scale", "inf"], "inf"),
+        (["edit", "--image", "f.png", "--condition", "edema=1", "--seed", "9" * 23], "--seed"),
+        (["edit", "--image", "f.png", "--condition", "edema=1", "--engine-seed", "-1"], "-1"),
+        (["edit", "--image", "f.png", "--condition", "edema=1", "--device", "banana"], "banana"),
         (["edit", "--condition", "edema=1"], "--image"),
         (["score", "--findings", "fever"], "fever"),
     ],

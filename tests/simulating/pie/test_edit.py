@@ -212,7 +212,13 @@ def test_what_does_not_fit_is_refused(x0: Tensor, mask: Tensor | None, says: str
         pie_latents(x0, x0, Gaussian(1.0, factor=8), seeds=[0], mask=mask, options=PIE)
 
 
-@pytest.mark.parametrize("wrong", [{"strength": 1.5}, {"steps": 0}, {"inference_steps": 0}])
+IMPOSSIBLE = [
+    {"strength": 1.5}, {"steps": 0}, {"inference_steps": 0}, {"guidance": float("nan")},
+    {"guidance": float("inf")}, {"beta1": -0.1}, {"beta2": float("nan")},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("wrong", IMPOSSIBLE)
 def test_impossible_options_are_refused(wrong: dict[str, float]):
     with pytest.raises(UserError):
         replace(PIE, **wrong)  # type: ignore[arg-type]

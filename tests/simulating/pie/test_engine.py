@@ -7,13 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from bench.errors import UserError
 from bench.simulating.boxes import canonical_boxes
 from bench.simulating.painter import Sitter
-from bench.simulating.pie import painter
+from bench.simulating.pie import engine, films, painter
 from bench.simulating.pie.calibration import DOWN, UP, Calibration
 from bench.simulating.pie.compose import SIZE, at_stage, shrunk, with_change
 from bench.simulating.pie.engine import EngineConfig
@@ -193,6 +194,31 @@ def test_an_edit_that_goes_the_wrong_way_is_drawn_again(
     assert [film.truth["n_rejected"] for film in films[1:]] == [0, n_rejected]
     assert len(draws) == min(first_right + 1, painter.N_DRAWS)
     assert len({seed for seeds in draws for seed in seeds}) == len(draws)
+
+
+def test_the_rate_of_films_that_keep_a_wrong_change_is_told():
+    films = pd.DataFrame({"n_rejected": [np.nan, 0, 3, 1, 0]})
+    line = painter.rejection_line(films)
+    assert "4 edited films: 4 edits" in line and "1 films (25.0%)" in line
+
+
+def test_another_renderer_is_another_engine(toy: EngineConfig, monkeypatch: pytest.MonkeyPatch):
+    before = toy.data()
+    monkeypatch.setattr(engine, "renderer_fingerprint", lambda: "another")
+    assert toy.data() != before
+
+
+def test_the_renderers_code_and_the_drawn_severities_are_fingerprinted(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    read: list[str] = []
+    films.renderer_fingerprint.cache_clear()
+    monkeypatch.setattr(films, "fingerprint", lambda files: read.extend(map(str, files)))
+    films.renderer_fingerprint()
+    films.renderer_fingerprint.cache_clear()
+    for file in ("simulating/vessels.py", "simulating/film.py", "pie/films.py", "pie/findings.py"):
+        assert any(name.endswith(file) for name in read)
+    assert not any(name.endswith("errors.py") for name in read)
 
 
 def test_a_subject_with_one_film_needs_no_edit(engines: Path, toy: EngineConfig):
