@@ -48,21 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arg.dry_run:
         store.check_writable()
     cohort = open_cohort(arg.cohort, arg.preset)
-    requests = [
+    asked = [
         request
         for table in tables
-        for request in requests(
-            table,
-            arg.preset,
-            arg.seeds,
-            recipe=arg.recipe,
-            overrides=tuple(arg.set),
-        )
+        for request in requests(table, arg.preset, arg.seeds, arg.recipe, tuple(arg.set))
     ]
     if arg.tuned:
         of_setting = chosen(store, cohort, arg.preset, arg.recipe, arg.tuned)
-        requests = [tuned(request, of_setting) for request in requests]
-    plan = make_plan(", ".join(arg.table), requests, cohort, store)
+        asked = [tuned(request, of_setting) for request in asked]
+    plan = make_plan(", ".join(arg.table), asked, cohort, store)
     to_do = plan.to_do(arg.rerun)
     print(f"{cohort.title} ({cohort.path})")
     with backend(arg) as (jobs, execute):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
+import itertools
 import re
 import shlex
 import subprocess
@@ -57,11 +57,17 @@ class ParsedError(Exception):
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if " -m " in c])
 def test_python_commands_parse(command: str, monkeypatch: pytest.MonkeyPatch):
-    def parse_args(self: Parser, *given: object) -> None:
-        argparse.ArgumentParser.parse_args(self, *given)  # type: ignore[call-overload]
-        raise ParsedError
+    parse, depth = Parser.parse_known_args, itertools.count()
 
-    monkeypatch.setattr(Parser, "parse_args", parse_args)
+    def parse_known_args(self: Parser, *given: object) -> object:
+        is_outermost = next(depth) == 0
+        found = parse(self, *given)
+        if is_outermost:
+            assert not found[1]
+            raise ParsedError
+        return found
+
+    monkeypatch.setattr(Parser, "parse_known_args", parse_known_args)
     words = shlex.split(command)
     module = importlib.import_module(words[words.index("-m") + 1])
     with pytest.raises(ParsedError):

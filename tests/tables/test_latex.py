@@ -8,6 +8,7 @@ import subprocess
 import pandas as pd
 import pytest
 
+from bench.efficiency import Efficiency
 from tables import table9
 from tables.build import build
 from tables.definitions import TABLES
@@ -23,24 +24,24 @@ DOCUMENT = r"""\documentclass{article}
 """
 """As wide as a page of the paper's proceedings."""
 
-MEASURED = {
-    "method": "dipro",
-    "title": "DiPro",
-    "ehr": True,
-    "n_parameters": 31_060_000,
-    "macs": 82e9,
-    "flops": 164e9,
-    "latency_ms": 23.0,
-    "latency_low_ms": 22.0,
-    "latency_high_ms": 24.0,
-    "samples_per_s": 43.0,
-    "peak_memory_mb": 800.0,
-    "device": "cpu",
-    "threads": 1,
-    "torch": "2.11",
-    "preset": "paper",
-    "batch_size": 8,
-}
+MEASURED = Efficiency(
+    method="dipro",
+    title="DiPro",
+    ehr=True,
+    n_parameters=31_060_000,
+    macs=82e9,
+    flops=164e9,
+    latency_ms=23.0,
+    latency_low_ms=22.0,
+    latency_high_ms=24.0,
+    samples_per_s=43.0,
+    peak_memory_mb=800.0,
+    device="cpu",
+    threads=1,
+    torch="2.11",
+    preset="paper",
+    batch_size=8,
+)
 
 
 @pytest.fixture(scope="module")
