@@ -7,23 +7,24 @@ cohort through the same `Samples` that runs use, so a method sees what it declar
 from __future__ import annotations
 
 import itertools
-import traceback
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from bench.config import Request, RunConfig, resolve
 from bench.contract import Output, TaskSpec
 from bench.data.batch import Batch, Samples, progression_class_weights
 from bench.data.cohort import Cohort
 from bench.data.vocabulary import DISEASES, FINDING_UNKNOWN, NOT_MENTIONED, REGIONS, Cxr, Task
+from bench.declaration import blamed, kind_of
 from bench.errors import UserError
 from bench.objective import task_loss
 from bench.registry import load_method
@@ -36,6 +37,12 @@ N_EXTRA_FILMS, N_EXTRA_HOURS = 2, 5
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5
 """How far float32 sums in another order may lie apart."""
+
+LOGITS = "the logits"
+"""What they are called in a fault: the one name of several numbers."""
+
+SEEDS = 20_011, 20_012
+"""Of the random state before a method is built; none that an author would set."""
 
 N_LEARNING_STEPS, LEARNING_RATE, LEARNT = 200, 3e-3, 0.1
 """Steps, rate and the share of the first task loss at which four samples count as learnt."""
@@ -76,11 +83,15 @@ class Case:
 
     def model(self, seed: int = 0) -> nn.Module:
         """The method with the weights that a seed gives."""
-        request = self.config.request
-        spec = TaskSpec(request.task, request.cxr, request.ehr, self.class_weights)
         with torch.random.fork_rng(devices=()):
             torch.manual_seed(seed)
-            return load_method(request.method)(self.config.model, spec)
+            return self.build()
+
+    def build(self) -> nn.Module:
+        """The method with weights from PyTorch's generator as it stands."""
+        request = self.config.request
+        spec = TaskSpec(request.task, request.cxr, request.ehr, self.class_weights)
+        return load_method(request.method)(self.config.model, spec)
 
     def settled(self) -> nn.Module:
         """The method in evaluation mode, its batch statistics those of the check's batch."""
@@ -128,6 +139,15 @@ def without_dropout(model: nn.Module) -> nn.Module:
     model.eval()
     for norm in _batch_norms(model):
         norm.train()
+    return model
+
+
+def training_without_dropout(model: nn.Module) -> nn.Module:
+    """Training mode in every module but those of dropout: a method sees that it is trained."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.eval()
     return model
 
 
@@ -194,15 +214,16 @@ def with_films_exchanged(batch: Batch) -> Batch:
 
 def difference(name: str, value: Tensor, expected: Tensor) -> str | None:
     """What is wrong if `value` is not `expected` up to rounding."""
+    have, move = ("have", "move") if name == LOGITS else ("has", "moves")
     if value.shape != expected.shape:
-        return f"{name} has shape {tuple(value.shape)} instead of {tuple(expected.shape)}"
+        return f"{name} {have} shape {tuple(value.shape)} instead of {tuple(expected.shape)}"
     if torch.allclose(value, expected, rtol=RELATIVE, atol=ABSOLUTE):
         return None
-    return f"{name} moves by {(value - expected).detach().abs().max().item():.2g}"
+    return f"{name} {move} by {(value - expected).detach().abs().max().item():.2g}"
 
 
 def _output_difference(output: Output, expected: Output) -> str | None:
-    pairs = {"the logits": (output.logits, expected.logits)}
+    pairs = {LOGITS: (output.logits, expected.logits)}
     pairs |= {f"loss term '{k}'": (output.losses[k], v) for k, v in expected.losses.items()}
     return next((d for name, pair in pairs.items() if (d := difference(name, *pair))), None)
 
@@ -222,10 +243,8 @@ def check_configuration(case: Case) -> str | None:
 def check_output(case: Case) -> str | None:
     """Logits have the task's shape; every loss term is a scalar with a weight; all is finite."""
     output = case.model()(case.batch())
-    n_classes = {Task.MORTALITY: (1,), Task.LENGTH_OF_STAY: (4,)}
-    shape = (N_SAMPLES, *n_classes.get(case.task, (len(DISEASES), 3)))
-    if output.logits.shape != shape:
-        return f"logits have shape {tuple(output.logits.shape)} instead of {shape}"
+    if wrong := _wrong_type(output) or _wrong_shape(output.logits, case.task):
+        return wrong
     terms, weights = {"task", *output.losses}, set(case.config.model.loss_weights())
     if terms != weights:
         return f"loss terms are {sorted(terms)}, loss_weights() names {sorted(weights)}"
@@ -233,6 +252,46 @@ def check_output(case: Case) -> str | None:
         if term.shape != ():
             return f"loss term '{name}' has shape {tuple(term.shape)}: it must be a scalar"
     return None
+
+
+def malformed(case: Case) -> str | None:
+    """What `forward` returns instead of an `Output` with logits, in words that name the setting.
+
+    Where it raises, nothing: each check says so for itself.
+    """
+    try:
+        output = case.model()(case.batch())
+    except Exception:
+        return None
+    wrong = _wrong_type(output) or _wrong_shape(output.logits, case.task)
+    return f"{wrong} ({case.label})" if wrong else None
+
+
+def _wrong_type(output: object) -> str | None:
+    if not isinstance(output, Output):
+        return f"forward returned {kind_of(output)}, expected Output(logits, losses, attention)"
+    if not isinstance(output.logits, Tensor):
+        return f"the Output's logits are {kind_of(output.logits)}, expected a float Tensor"
+    if not output.logits.is_floating_point():
+        return f"logits have dtype {output.logits.dtype}, expected torch.float32"
+    for name in ("losses", "attention"):
+        held = getattr(output, name)
+        if not isinstance(held, dict):
+            return f"the Output's {name} are {kind_of(held)}, expected a dict of names to Tensors"
+        for key, value in held.items():
+            if not isinstance(value, Tensor):
+                return f"the Output's {name}['{key}'] is {kind_of(value)}, expected a Tensor"
+    return None
+
+
+def _wrong_shape(logits: Tensor, task: Task) -> str | None:
+    n_classes = {Task.MORTALITY: (1,), Task.LENGTH_OF_STAY: (4,)}
+    shape = (N_SAMPLES, *n_classes.get(task, (len(DISEASES), 3)))
+    return (
+        None
+        if logits.shape == shape
+        else (f"logits have shape {tuple(logits.shape)} instead of {shape}")
+    )
 
 
 def check_finite(case: Case) -> str | None:
@@ -291,14 +350,29 @@ def check_batch_mates(case: Case) -> str | None:
 
 
 def check_labels(case: Case) -> str | None:
-    """Without labels the logits are the same and there are no loss terms."""
+    """Without labels the logits are the same, in training too, and there are no loss terms."""
     model, batch = case.settled(), case.batch()
     expected, output = model(batch), model(batch.without_targets())
     if output.losses:
         return f"there are loss terms without labels: {', '.join(output.losses)}"
-    if torch.equal(output.logits, expected.logits):
+    if wrong := _inequality(output.logits, expected.logits):
+        return wrong
+    # Two methods: one pass may leave something behind that the next one reads.
+    one, other = (training_without_dropout(case.model()) for _ in range(2))
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        expected = one(batch)
+        torch.manual_seed(0)
+        output = other(batch.without_targets())
+    wrong = _inequality(output.logits, expected.logits)
+    return f"in training {wrong}" if wrong else None
+
+
+def _inequality(logits: Tensor, expected: Tensor) -> str | None:
+    """What is wrong if logits are not the same to the last bit."""
+    if torch.equal(logits, expected):
         return None
-    return difference("the logits", output.logits, expected.logits) or "the logits change"
+    return difference(LOGITS, logits, expected) or f"{LOGITS} change"
 
 
 def check_attention(case: Case) -> str | None:
@@ -307,7 +381,7 @@ def check_attention(case: Case) -> str | None:
     plain, output = model(batch), model(batch, with_attention=True)
     if plain.attention:
         return "there are attention maps without a request"
-    if wrong := difference("the logits", output.logits, plain.logits):
+    if wrong := difference(LOGITS, output.logits, plain.logits):
         return f"{wrong} when maps are requested"
     n, n_pairs = batch.pair_valid.shape
     for name, values in output.attention.items():
@@ -322,11 +396,50 @@ def check_attention(case: Case) -> str | None:
 
 
 def check_film_order(case: Case) -> str | None:
-    """Exchanging the two films of a pair changes the logits."""
+    """Exchanging the first two films of each sample changes the logits."""
     model, batch = case.settled(), case.batch()
     exchanged = model(with_films_exchanged(batch)).logits
-    unchanged = difference("the logits", exchanged, model(batch).logits) is None
+    unchanged = difference(LOGITS, exchanged, model(batch).logits) is None
     return "the logits stay the same" if unchanged else None
+
+
+def check_random_state(case: Case) -> str | None:
+    """Seeds are the runner's: a method sets none, and its predictions draw no random number."""
+    others, states = _state_of_other_generators(), []
+    with torch.random.fork_rng(devices=()):
+        for seed in SEEDS:
+            torch.manual_seed(seed)
+            model = case.build().train()
+            built = torch.get_rng_state()
+            model(case.batch())
+            states.append((built, torch.get_rng_state()))
+        before = torch.get_rng_state()
+        model.eval()(case.batch().without_targets())
+        after = torch.get_rng_state()
+    for place, *ends in zip(("__init__", "forward"), *states, strict=True):
+        if torch.equal(*ends):
+            return f"{place} sets the random seed: leave it to the runner"
+    if not torch.equal(before, after):
+        return "forward changes the random state in evaluation mode: predictions draw nothing"
+    if _state_of_other_generators() != others:
+        return "it draws from NumPy's or Python's global generator: use torch's, which runs seed"
+    return None
+
+
+def _state_of_other_generators() -> str:
+    numpy_state = np.random.get_state()  # noqa: NPY002 - the one that a method might use
+    return repr((random.getstate(), [np.asarray(part).tolist() for part in numpy_state]))
+
+
+def remark_on_absent_regions(case: Case) -> str | None:
+    """Whether the black crops that stand for absent regions are read; a published model may."""
+    model, batch = case.settled(), case.batch()
+    absent = ~batch.region_present & batch.film_valid[..., None]
+    garbage = torch.arange(batch.regions.numel()).reshape(batch.regions.shape) % 251
+    crops = torch.where(absent[..., None, None], garbage.to(batch.regions.dtype), batch.regions)
+    wrong = difference(LOGITS, model(replace(batch, regions=crops)).logits, model(batch).logits)
+    advice = "unless black crops are meant to be read, mask by batch.region_present"
+    return f"{wrong} with garbage there; {advice}" if wrong else None
 
 
 def check_seed(case: Case) -> str | None:
@@ -342,7 +455,7 @@ def check_seed(case: Case) -> str | None:
     if torch.equal(other(batch).logits, expected):
         return "another seed gives the same logits"
     other.load_state_dict(model.state_dict())
-    return difference("the logits", other(batch).logits, expected)
+    return difference(LOGITS, other(batch).logits, expected)
 
 
 def check_ablation(case: Case) -> str | None:
@@ -388,9 +501,15 @@ def _always(case: Case) -> bool:
     return True
 
 
-def _reads_a_pair_of_films(case: Case) -> bool:
+def _reads_several_films(case: Case) -> bool:
     inputs = load_method(case.config.request.method).inputs
-    return case.config.request.cxr is Cxr.PAIR and (inputs.films or inputs.regions)
+    several = case.config.request.cxr in (Cxr.PAIR, Cxr.LONG)
+    return several and (inputs.films or inputs.regions)
+
+
+def _reads_regions(case: Case) -> bool:
+    request = case.config.request
+    return request.cxr is not Cxr.NONE and load_method(request.method).inputs.regions
 
 
 def _is_ablation(case: Case) -> bool:
@@ -415,10 +534,7 @@ class Check:
         try:
             return self.check(case)
         except Exception as error:
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            message = " ".join(str(error).split())
-            place = f"{Path(last.filename).name}:{last.lineno}"
-            return f"{type(error).__name__} at {place}: {message}"
+            return blamed(error)
 
 
 CHECKS = (
@@ -430,8 +546,12 @@ CHECKS = (
     Check("batch mates change nothing", check_batch_mates),
     Check("labels never reach the logits", check_labels),
     Check("attention maps have a known shape and change nothing", check_attention),
-    Check("the order of a pair's films matters", check_film_order, _reads_a_pair_of_films),
+    Check("the order of films matters", check_film_order, _reads_several_films),
+    Check("no seed is set, predictions draw nothing", check_random_state, _has_every_part),
     Check("same seed, same weights; saved and loaded, same logits", check_seed),
     Check("an ablation changes the model", check_ablation, _is_ablation),
     Check("four samples can be learnt", check_learning, _has_every_part),
 )
+
+REMARKS = (Check("crops of absent regions are read", remark_on_absent_regions, _reads_regions),)
+"""What a method may do if it means it."""

@@ -8,12 +8,12 @@ import importlib.util
 import inspect
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import ModuleType
+from typing import Any, cast
 
+from bench.declaration import blamed, check_declaration
 from bench.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from methods.base import Method
+from methods.base import Method
 
 METHODS = {
     "dipro": "methods.dipro.model:DiPro",
@@ -32,24 +32,51 @@ def load_method(name: str) -> type[Method[Any]]:
     """Return a method's class by its registered name or by `module:Class`.
 
     Raises:
-        UserError: no such name, module or class.
+        UserError: no such name, module or class, a module that cannot be imported, or a class that
+            does not declare what a method must.
     """
+    found = _find_class(name)
+    check_declaration(found)
+    return cast(type[Method[Any]], found)
+
+
+def _find_class(name: str) -> type:
     place = METHODS.get(name, name)
     module_name, separator, class_name = place.partition(":")
     if not separator:
         raise UserError(
             f"unknown method '{name}': {nearest(name, METHODS)} (or module:Class for your own)"
         )
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name and module_name.startswith(error.name):
-            raise UserError(f"method '{name}': there is no module '{module_name}'")
-        raise
+    parts = [*module_name.split("."), class_name]
+    if module_name.endswith(".py") or not all(map(str.isidentifier, parts)):
+        hint = Path(module_name.removesuffix(".py")).as_posix().replace("/", ".").strip(".")
+        example = f"{hint or 'my_method'}:{class_name or 'MyMethod'}"
+        raise UserError(f"method '{name}': give module:Class as Python imports it, e.g. {example}")
+    module = _import(name, module_name)
     classes = {key: value for key, value in vars(module).items() if inspect.isclass(value)}
     if class_name not in classes:
-        raise UserError(f"method '{name}': no class '{class_name}', {nearest(class_name, classes)}")
-    return cast("type[Method[Any]]", classes[class_name])
+        own = [key for key, value in classes.items() if value.__module__ == module.__name__]
+        valid = nearest(class_name, own) if own else "it defines none"
+        raise UserError(f"method '{name}': no class '{class_name}' in {module_name}, {valid}")
+    return classes[class_name]
+
+
+def _import(name: str, module_name: str) -> ModuleType:
+    """Import a method's module; whatever stops that is one line with its place."""
+    try:
+        return importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if missing == module_name or module_name.startswith(f"{missing}."):
+            raise UserError(
+                f"method '{name}': there is no module '{module_name}' in {Path.cwd()} or among the "
+                "installed packages"
+            )
+        raise UserError(f"method '{name}' cannot be imported: {blamed(error)}")
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise UserError(f"method '{name}' cannot be imported: {blamed(error)}")
 
 
 def source_files(name: str) -> list[Path]:
@@ -57,7 +84,7 @@ def source_files(name: str) -> list[Path]:
 
     Modules of the method's own package count too; imports are followed.
     """
-    start = load_method(name).__module__
+    start = _find_class(name).__module__
     packages = {"methods", start.partition(".")[0]}
     found: dict[str, Path] = {}
     to_read = {start}

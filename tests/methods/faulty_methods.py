@@ -6,6 +6,7 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -145,6 +146,14 @@ class ReadsLabels(Sound):
         return replace(output, logits=output.logits + shift)
 
 
+class ReadsLabelsInTraining(Sound):
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        output = super().forward(batch, with_attention)
+        if self.training and batch.targets is not None:
+            return replace(output, logits=output.logits + batch.targets.mortality.mean() + 1)
+        return output
+
+
 class LossWithoutLabels(Sound):
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         output = super().forward(batch, with_attention)
@@ -170,6 +179,37 @@ class BlindToOrder(Sound):
     def change_of_films(self, batch: Batch) -> Tensor:
         valid = batch.film_valid[..., None]
         return (self.bins(batch) * valid).sum(1) / valid.sum(1)
+
+
+class BlindToOrderInTheIcu(BlindToOrder):
+    @classmethod
+    def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> str | None:
+        return super().decline(task, cxr, ehr) or (None if task.is_icu else "is for ICU stays")
+
+
+class SetsTheSeedAsItIsBuilt(Sound):
+    def __init__(self, config: SoundConfig, spec: TaskSpec) -> None:
+        torch.manual_seed(0)
+        super().__init__(config, spec)
+
+
+class SetsTheSeedInTraining(Sound):
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        if self.training:
+            torch.manual_seed(0)
+        return super().forward(batch, with_attention)
+
+
+class DrawsInPrediction(Sound):
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        output = super().forward(batch, with_attention)
+        return replace(output, logits=output.logits + 1e-9 * torch.randn(()))
+
+
+class DrawsFromNumpy(Sound):
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        kept = np.random.rand() < 2  # noqa: NPY002 - that is the fault
+        return super().forward(batch, with_attention and kept)
 
 
 class DrawsItsOwnSeed(Sound):
@@ -241,3 +281,111 @@ class LacksConfigure(Method[SoundConfig]):
 
     def forward(self, batch: Batch, with_attention: bool = False) -> Output:
         return Output(batch.ehr_values.sum((1, 2))[:, None])
+
+
+class ReadsRegions(Sound):
+    """The mean grey of every region's crop; black crops, of regions that are absent, count too."""
+
+    inputs = Inputs(regions=True, ehr=True, demographics=True)
+
+    def __init__(self, config: SoundConfig, spec: TaskSpec) -> None:
+        super().__init__(config, spec)
+        self.films = nn.Linear(spec.n_regions, config.width)
+        self.norm = nn.BatchNorm1d(spec.n_regions)
+
+    def bins(self, batch: Batch) -> Tensor:
+        return batch.regions.float().mean(dim=(-2, -1)) / 255
+
+
+class ReadsPresentRegions(ReadsRegions):
+    def bins(self, batch: Batch) -> Tensor:
+        return super().bins(batch) * batch.region_present
+
+
+class ReturnsATensor(Sound):
+    def forward(self, batch: Batch, with_attention: bool = False) -> Any:
+        return super().forward(batch, with_attention).logits
+
+
+class IntegerLogits(Sound):
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        output = super().forward(batch, with_attention)
+        return replace(output, logits=output.logits.long())
+
+
+class LossesInAList(Sound):
+    def forward(self, batch: Batch, with_attention: bool = False) -> Output:
+        output = super().forward(batch, with_attention)
+        return replace(output, losses=list(output.losses.values()))
+
+
+class WithoutTitle(Method[SoundConfig]):
+    inputs = Inputs(ehr=True)
+    configure = Sound.configure
+    forward = Sound.forward
+
+
+class ConfigureOfTheInstance(Sound):
+    def configure(self, preset: Preset, task: Task) -> SoundConfig:
+        return SoundConfig()
+
+
+class ForwardOfTheClass(Sound):
+    @classmethod
+    def forward(cls, batch: Batch, with_attention: bool = False) -> Any:
+        return None
+
+
+class ForwardWithoutAttention(Sound):
+    def forward(self, batch: Batch) -> Output:
+        return super().forward(batch)
+
+
+class AblationsInAList(Sound):
+    ablations: ClassVar[Any] = ["size"]
+
+
+class AblationIsASentence(Sound):
+    ablations: ClassVar[Any] = {"size": "No size term."}
+
+
+class InputsInASet(Sound):
+    inputs: ClassVar[Any] = {"films", "ehr"}
+
+
+class InputsNotMade(Sound):
+    inputs: ClassVar[Any] = Inputs
+
+
+class ConfiguredByADict(Sound):
+    @classmethod
+    def configure(cls, preset: Preset, task: Task) -> Any:
+        return {"width": 16}
+
+
+class ConfiguredByNothing(Sound):
+    @classmethod
+    def configure(cls, preset: Preset, task: Task) -> Any:
+        SoundConfig()
+
+
+class ConfigureRaises(Sound):
+    @classmethod
+    def configure(cls, preset: Preset, task: Task) -> Any:
+        return {Preset.DEMO: SoundConfig()}[preset]
+
+
+class UndecoratedConfig(SoundConfig):
+    height: int = 3
+
+
+class UndecoratedConfiguration(Sound):
+    @classmethod
+    def configure(cls, preset: Preset, task: Task) -> Any:
+        return UndecoratedConfig()
+
+
+class DeclinesByABool(Sound):
+    @classmethod
+    def decline(cls, task: Task, cxr: Cxr, ehr: bool) -> Any:
+        return cxr is Cxr.NONE

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
+import torch
 
 from bench import check
 from bench import contract_checks as checks
 from bench.config import RunConfig
-from bench.contract_checks import CHECKS, Case, settings
+from bench.contract_checks import CHECKS, REMARKS, Case, settings
 from bench.data.cohort import Cohort
 from bench.data.miniature import miniature_cohort
 from bench.errors import run_command
@@ -82,11 +83,17 @@ def test_a_sound_method_of_somebody_else_passes(cohort: Cohort) -> None:
         ("PaddingInStatistics", checks.check_padding, "in training"),
         ("ReadsBatchMates", checks.check_batch_mates, "alone"),
         ("ReadsLabels", checks.check_labels, "logits move"),
+        ("ReadsLabelsInTraining", checks.check_labels, "in training the logits move by"),
         ("LossWithoutLabels", checks.check_labels, "without labels"),
         ("UnaskedAttention", checks.check_attention, "without a request"),
         ("AttentionOfNoShape", checks.check_attention, "has shape"),
         ("AttentionToPadding", checks.check_attention, "padded pairs"),
         ("BlindToOrder", checks.check_film_order, "stay the same"),
+        ("BlindToOrderInTheIcu", checks.check_film_order, "stay the same"),
+        ("SetsTheSeedAsItIsBuilt", checks.check_random_state, "__init__ sets the random seed"),
+        ("SetsTheSeedInTraining", checks.check_random_state, "forward sets the random seed"),
+        ("DrawsInPrediction", checks.check_random_state, "in evaluation mode"),
+        ("DrawsFromNumpy", checks.check_random_state, "NumPy's or Python's"),
         ("DrawsItsOwnSeed", checks.check_seed, "of one seed"),
         ("IgnoresTheSeed", checks.check_seed, "another seed"),
         ("UnsavedState", checks.check_seed, "logits move"),
@@ -102,6 +109,58 @@ def test_each_fault_is_found(
     cases = [Case(config, cohort) for config in settings(place(name))]
     found = [fault for c in cases if asked.applies(c) and (fault := asked.fault_of(c))]
     assert found and all(says in fault for fault in found)
+
+
+@pytest.mark.parametrize(
+    ("name", "is_noted"),
+    [
+        (place("ReadsRegions"), True),
+        (place("ReadsPresentRegions"), False),
+        ("dipro", True),  # As published: methods/dipro/README.md, M13.
+        ("chexrelnet", False),
+    ],
+)
+def test_reading_the_crops_of_absent_regions_is_noted(
+    name: str, is_noted: bool, cohort: Cohort, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (remark,) = REMARKS
+    cases = [Case(config, cohort) for config in settings(name) if not config.request.ablate]
+    check.report_remark(remark, cases)
+    printed = capsys.readouterr().out
+    assert printed.startswith("note  crops of absent regions are read: ") == is_noted
+    assert ("mask by batch.region_present" in printed) == is_noted
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("ReturnsATensor", "forward returned a Tensor, expected Output(logits"),
+        ("WrongShape", "logits have shape"),
+        ("IntegerLogits", "logits have dtype torch.int64, expected torch.float32"),
+        ("LossesInAList", "losses are a list, expected a dict"),
+    ],
+)
+def test_the_command_names_a_wrong_output_once(
+    name: str, says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check.main([place(name)]) == 1
+    _, fault, advice = capsys.readouterr().out.splitlines()
+    assert fault.startswith("FAIL") and says in fault and place(name) in fault
+    assert "mend this first" in advice
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("the logits", "the logits move by 1"),
+        ("loss term 'size'", "loss term 'size' moves by 1"),
+    ],
+)
+def test_a_difference_reads_as_a_sentence(name: str, says: str) -> None:
+    assert checks.difference(name, torch.ones(2), torch.zeros(2)) == says
+    shape = checks.difference(name, torch.ones(2), torch.zeros(3))
+    verb = "have" if name.endswith("s") else "has"
+    assert shape == f"{name} {verb} shape (2,) instead of (3,)"
 
 
 def test_the_command_prints_a_line_per_check(capsys: pytest.CaptureFixture[str]) -> None:
