@@ -1,11 +1,12 @@
-"""Is every baseline above chance? Cohort `medium`, three seeds, after a search of rate and dropout.
+"""Is every baseline above chance? Cohort `medium`, three seeds, after a short search.
 
     python -m bench.studies.baselines            (about three hours on two cores)
 
-Each method with EHR and all films it takes, on each task: first a short search of learning rate and
-dropout on validation, the same number of draws for all, then the seeds with what it chose. Mean
-over seeds with a 95 % interval over test subjects (cluster bootstrap). One that is not above chance
-is a bug until shown otherwise. Prints Markdown for RESULTS.md.
+Each method with EHR and all films it takes, on each task: first a few draws from the small grid of
+`bench.space` (rate, dropout, widths, loss weights), judged on validation, as many for each; then
+the seeds with what was chosen. Mean over seeds with a 95 % interval over test subjects (cluster
+bootstrap). One that is not above chance is a bug until shown otherwise. Prints Markdown for
+RESULTS.md.
 """
 
 from __future__ import annotations
